@@ -1,0 +1,259 @@
+"""From a napari layer to the array of a run, and back to layers that overlay it exactly.
+
+Nothing here imports napari or Qt: layers are read through their public attributes, and results are
+layer data tuples, `napari.layers.Layer.create(*entry)` makes a layer of each.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_dkp import _checks
+from napari_dkp._napari.source import Bounds, Source, kernel_array, source_of
+from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
+
+if TYPE_CHECKING:
+    from napari.layers import Image, Shapes
+
+    from napari_dkp.state import Restoration, State
+
+LayerData = tuple[np.ndarray, dict[str, Any], str]
+
+METADATA_KEY = "napari_dkp"
+MAX_RESIDUALS = 100
+# Between an image and its kernel, in source pixels; more than the shift of the "fkp" phase.
+_GAP = 2.0
+
+
+def restore_layer(
+    layer: "Image",
+    *,
+    kernel: "np.ndarray | Image | None" = None,
+    region: "Shapes | Bounds | None" = None,
+    plane: Sequence[int] | None = None,
+    steps: int | None = None,
+    progress: "bool | Callable[[State[np.ndarray]], object]" = False,
+    **settings: Any,
+) -> list[LayerData]:
+    """Restore an image layer; return the sharp image and its blur kernel as layer data tuples.
+
+    Parameters
+    ----------
+    layer : image layer: grey, RGB or RGBA (alpha is carried over), a stack, multiscale, lazy.
+    kernel : known point spread function in restored pixels, an array or an image layer; None
+        estimates it.
+    region : rectangle to restore: a Shapes layer (its selected shape, else its last), or
+        ((top, bottom), (left, right)) in pixels of the layer.
+    plane : index along T and Z to restore one plane of a stack; None restores all.
+    steps : stop after so many steps of the planned ones; None does all of them.
+    progress : True shows a bar; a callable gets every state.
+    **settings : as for `napari_dkp.restore`; `axes` is read from the layer's axis labels if left
+        out.
+
+    Returns
+    -------
+    Two tuples for `napari.layers.Layer.create(*entry)`: the image, float32 in the layer's
+    intensity units (RGB keeps its integer type, which is what napari can draw), exactly over its
+    source; and the kernel in restored pixels, right of the image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Naming the argument, what was expected and what came.
+
+    Examples
+    --------
+    >>> for entry in restore_layer(viewer.layers["actin"], scale=2):  # doctest: +SKIP
+    ...     viewer.add_layer(napari.layers.Layer.create(*entry))
+    """
+    from tqdm import tqdm
+
+    from napari_dkp.stack import Run
+
+    chosen = Settings(**settings)
+    source = source_of(layer, region=region, plane=plane, axes=chosen.axes)
+    chosen = replace(chosen, axes=source.axes)
+    psf = None if kernel is None else kernel_array(kernel, source, chosen)
+    image = source.read()
+    run = Run(source.colours(image), chosen, psf)
+    last = run.n_steps if steps is None else _checks.integer("steps", steps, 1, run.n_steps)
+    with closing(iter(run)) as states:
+        for state in tqdm(states, desc=source.name, total=last, disable=progress is not True):
+            if callable(progress):
+                progress(state)
+            if state.step >= last:
+                break
+    return result_layers(source, run.result(), alpha=source.alpha(image))
+
+
+def result_layers(
+    source: Source, result: "Restoration", *, alpha: np.ndarray | None = None
+) -> list[LayerData]:
+    """Return the restored image and its kernel as layer data tuples.
+
+    Parameters
+    ----------
+    source : what was restored.
+    result : of `source.colours(source.read())`, axes as in `source.axes`.
+    alpha : of an RGBA source, shape of the source with a last axis of 1.
+    """
+    settings = result.settings
+    factors = dict(zip("YX", settings.scales(2), strict=True))
+    scale = [factors.get(axis, 1) for axis in source.layer_axes]
+    start = np.array([first for first, _ in source.window[: len(scale)]], float)
+    image_grid = source.grid.refined(
+        scale, start + [_offset(factor, settings.phase) for factor in scale]
+    )
+    kernel_grid = source.grid.refined(
+        scale, _beside(source) + [_offset(factor, "area") for factor in scale]
+    )
+    facts = provenance(source, result)
+    size = "×".join(str(factor) for factor in dict.fromkeys(settings.scales(2)))
+    image_options = {
+        "name": f"{source.name} [DKP ×{size}]",
+        **image_grid.options(),
+        **source.display,
+        "rgb": source.rgb,
+        "metadata": {METADATA_KEY: dict(facts)},
+    }
+    kernel = kernel_over_axes(source, result.kernel)
+    kernel_options = {
+        "name": f"{source.name} [DKP kernel]",
+        **kernel_grid.options(),
+        "axis_labels": source.display["axis_labels"],
+        "units": source.display["units"],
+        "colormap": "inferno",
+        "contrast_limits": kernel_contrast(result.kernel),
+        "interpolation2d": "nearest",
+        "rgb": False,
+        "metadata": {METADATA_KEY: dict(facts)},
+    }
+    image = source.displayed(result.image, alpha, settings.scales(2))
+    return [(image, image_options, "image"), (kernel, kernel_options, "image")]
+
+
+def kernel_contrast(kernel: np.ndarray) -> list[float]:
+    """Return the limits that show a kernel from nothing to its peak."""
+    return [0.0, max(float(kernel.max()), 1e-12)]
+
+
+def kernel_over_axes(source: Source, kernel: np.ndarray) -> np.ndarray:
+    """Lay kernels, shape (looped axes ..., K, K), along a layer's axes; channels share theirs."""
+    axes = source.layer_axes
+    looped = [axis for axis in axes if axis in "TZ"]
+    missing = [axis for axis in axes if axis == "C"]
+    order = [*missing, *looped, "Y", "X"]
+    channels = [source.window[axes.index(axis)] for axis in missing]
+    lengths = [stop - start for start, stop in channels]
+    spread = np.broadcast_to(kernel, (*lengths, *kernel.shape))
+    return spread.transpose([order.index(axis) for axis in axes])
+
+
+def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
+    """Return what a result layer remembers, enough to repeat the run.
+
+    "kernel" is the point spread function that was given, or None; "residuals" at most
+    `MAX_RESIDUALS` of the run's, in intensity units.
+    """
+    from napari_dkp import __version__
+
+    kernel = result.kernel.reshape(-1, *result.kernel.shape[-2:])[0]
+    stride = max(1, -(-len(result.history) // MAX_RESIDUALS))
+    return {
+        "version": __version__,
+        "settings": result.settings.to_dict(),
+        "seed": result.seed,
+        "device": result.device,
+        "seconds": result.seconds,
+        "stop": result.stop.name,
+        "steps": len(result.history),
+        "source": source.name,
+        "region": source.region,
+        "plane": source.plane,
+        "kernel": kernel if result.known_kernel else None,
+        "residuals": tuple(float(value) for value in result.history[::-stride][::-1]),
+    }
+
+
+def settings_from_layer(layer: "Image") -> Settings:
+    """Return the settings that made a result layer.
+
+    Raises
+    ------
+    ValueError
+        If the layer is no result of napari-dkp.
+    """
+    return Settings.from_dict(_provenance_of(layer)["settings"])
+
+
+def snippet(layer: "Image") -> str:
+    """Return Python that repeats the run behind a result layer, for napari's console."""
+    facts = _provenance_of(layer)
+    settings = settings_from_layer(layer)
+    options = _differences(settings, Settings(preset=settings.preset).resolve())
+    options["preset"] = repr(settings.preset)
+    options["device"] = repr(facts["device"])
+    if facts["region"] is not None:
+        options["region"] = repr(facts["region"])
+    if facts["plane"] is not None:
+        options["plane"] = repr(facts["plane"])
+    if facts["kernel"] is not None:
+        options["kernel"] = f"viewer.layers[{layer.name!r}].metadata[{METADATA_KEY!r}]['kernel']"
+    if facts["stop"] != "COMPLETED":
+        options["steps"] = repr(facts["steps"])
+    lines = "".join(f"    {name}={value},\n" for name, value in options.items())
+    return (
+        f"# made with napari-dkp {facts['version']}\n"
+        "import napari\n"
+        "import napari_dkp as dkp\n"
+        "\n"
+        "viewer = napari.current_viewer()\n"
+        "layers = dkp.restore_layer(\n"
+        f"    viewer.layers[{facts['source']!r}],\n"
+        f"{lines}"
+        ")\n"
+        "for entry in layers:\n"
+        "    viewer.add_layer(napari.layers.Layer.create(*entry))\n"
+    )
+
+
+def _differences(settings: Any, base: Any) -> dict[str, str]:
+    """Return as Python the fields that differ from `base`, nested configs included."""
+    found = {}
+    for entry in fields(settings):
+        value, usual = getattr(settings, entry.name), getattr(base, entry.name)
+        if value == usual:
+            continue
+        if isinstance(value, RKSConfig | PKEConfig | DIPConfig):
+            inner = _differences(value, type(value)())
+            arguments = ", ".join(f"{name}={text}" for name, text in inner.items())
+            found[entry.name] = f"dkp.{type(value).__name__}({arguments})"
+        else:
+            found[entry.name] = repr(value)
+    return found
+
+
+def _provenance_of(layer: "Image") -> dict[str, Any]:
+    facts = layer.metadata.get(METADATA_KEY)
+    if not isinstance(facts, dict) or "settings" not in facts:
+        raise ValueError(f"layer: expected a result of napari-dkp; {layer.name!r} is none")
+    return facts
+
+
+def _offset(factor: int, phase: str) -> float:
+    """Return where the first restored pixel lies, in source pixels from the first of those."""
+    if phase == "fkp":
+        return (factor - 1) / (2 * factor)
+    return (1 / factor - 1) / 2
+
+
+def _beside(source: Source) -> np.ndarray:
+    """Return a corner right of the whole image, level with its top, in source pixels."""
+    axes = source.layer_axes
+    corner = np.array([first for first, _ in source.window[: len(axes)]], float)
+    corner[axes.index("Y")] = 0.0
+    corner[axes.index("X")] = source.data.shape[axes.index("X")] + _GAP
+    return corner
