@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from napari_dkp import io
+from napari_dkp import __version__, io
 from napari_dkp.config import Settings
 from napari_dkp.state import Restoration, Stop
 
@@ -41,7 +41,7 @@ def save(
     folder: Path, name: str, source: io.Picture, scale: int | tuple[int, int] = 2
 ) -> io.Outputs:
     outputs = io.Outputs.beside(folder / name)
-    io.write(outputs, restoration(source, scale), source, version="1.2")
+    io.write(outputs, restoration(source, scale), source)
     return outputs
 
 
@@ -110,7 +110,7 @@ def test_settings_file_repeats_the_run(tmp_path):
     assert kernel is None
     record = json.loads(outputs.settings.read_text(encoding="utf-8"))
     expected = {
-        "napari_dkp": "1.2",
+        "napari_dkp": __version__,
         "source": "cells.tif",
         "seed": 7,
         "device": "cpu",
@@ -124,7 +124,7 @@ def test_settings_file_repeats_the_run(tmp_path):
 def test_settings_file_of_a_known_kernel_leads_to_it(tmp_path):
     outputs = io.Outputs.beside(tmp_path / "out.tif")
     known = replace(restoration(picture()), known_kernel=True)
-    io.write(outputs, known, picture(), version="1.2")
+    io.write(outputs, known, picture())
     assert io.read_settings(outputs.settings)[1] == outputs.kernel
 
 
@@ -140,17 +140,18 @@ def test_existing_outputs_are_kept_unless_told_otherwise(tmp_path):
     outputs = io.Outputs.beside(tmp_path / "out.tif")
     outputs.kernel.write_text("precious")
     with pytest.raises(FileExistsError, match=r"out_kernel\.tif' exists already.*--overwrite"):
-        io.write(outputs, restoration(picture()), picture(), version="1")
+        io.write(outputs, restoration(picture()), picture())
     assert outputs.kernel.read_text() == "precious"
     assert not outputs.image.exists()
-    io.write(outputs, restoration(picture()), picture(), overwrite=True, version="1")
+    io.write(outputs, restoration(picture()), picture(), overwrite=True)
     assert io.read(outputs.kernel).image.shape == (3, 3)
 
 
-def test_input_is_never_an_output_by_accident(tmp_path):
-    tifffile.imwrite(tmp_path / "cells.tif", ramp(4, 4))
-    with pytest.raises(FileExistsError):
-        io.Outputs.beside(tmp_path / "cells.tif").check(10)
+def test_input_is_never_replaced(tmp_path):
+    path = tmp_path / "cells_kernel.tif"
+    tifffile.imwrite(path, ramp(4, 4))
+    with pytest.raises(ValueError, match="is the input; choose another name"):
+        io.Outputs.beside(tmp_path / "cells.tif").spare(path)
 
 
 @pytest.mark.parametrize("name", ["out.png", "out", "out.tif.gz"])
@@ -180,7 +181,7 @@ def test_full_disk_is_said_and_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(io, "_imwrite", full)
     with pytest.raises(OSError, match=r"out\.tif' cannot be written: no space is left"):
-        io.write(outputs, restoration(picture()), picture(), overwrite=True, version="1")
+        io.write(outputs, restoration(picture()), picture(), overwrite=True)
     assert outputs.image.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {
         "out.tif",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from napari_dkp import __version__
 from napari_dkp.config import Settings
 from napari_dkp.state import Restoration
 
@@ -141,6 +142,12 @@ class Outputs:
                 f"{free / 1e9:.3g} GB left"
             )
 
+    def spare(self, source: Path) -> None:
+        """Refuse outputs that would replace the image they are made from."""
+        for path in (self.image, self.kernel, self.settings):
+            if path.exists() and source.exists() and path.samefile(source):
+                raise ValueError(f"output: '{path}' is the input; choose another name")
+
     @property
     def is_ome(self) -> bool:
         """The name asks for OME-TIFF."""
@@ -218,7 +225,6 @@ def write(
     source: Picture,
     *,
     overwrite: bool = False,
-    version: str,
 ) -> None:
     """Write restored image, kernel and settings side by side.
 
@@ -231,7 +237,6 @@ def write(
     restoration : what to write; `restoration.settings.axes` names its axes.
     source : the image it came from.
     overwrite : replace existing files.
-    version : of napari-dkp, for the record.
 
     Raises
     ------
@@ -246,7 +251,7 @@ def write(
     kernel_axes = looped + "YX" if restoration.kernel.ndim > 2 else "YX"
 
     record = {
-        "napari_dkp": version,
+        "napari_dkp": __version__,
         "source": source.name,
         "image": outputs.image.name,
         "kernel": outputs.kernel.name,

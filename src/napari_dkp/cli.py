@@ -1,0 +1,330 @@
+"""Command line: `napari-dkp restore`, `demo` and `info`.
+
+torch is imported inside the commands, so that help and wrong arguments are answered at once.
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from napari_dkp.config import (
+    BOUNDARIES,
+    KERNEL_FAMILIES,
+    METHODS,
+    PHASES,
+    PRECISIONS,
+    PRESETS,
+    Settings,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from napari_dkp.stack import Run
+    from napari_dkp.state import Restoration, State
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Blind super-resolution and deblurring: the sharp image and its blur kernel from one "
+    "image alone.",
+)
+
+
+def _option(text: str, metavar: str, default: str) -> Any:
+    """Describe an option that is None unless given, so that a settings file can fill it."""
+    return typer.Option(help=f"{text} (default: {default})", metavar=metavar)
+
+
+def _choice(text: str, options: tuple[str, ...], default: str) -> Any:
+    return _option(text, "|".join(options), default)
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, ImageJ TIFF, PNG or JPEG.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="TIFF to write; .ome.tif for OME-TIFF.")
+    ],
+    scale: Annotated[
+        str | None,
+        _option("Enlargement, 1 to 8, or one for Y and one for X; 1 only deblurs.", "N|N,N", "2"),
+    ] = None,
+    axes: Annotated[
+        str | None,
+        _option("Meaning of each axis, such as YX, YXC, TCZYX.", "AXES", "as the file says"),
+    ] = None,
+    method: Annotated[str | None, _choice("Image restorer.", METHODS, "dip")] = None,
+    kernel_family: Annotated[
+        str | None, _choice("Family that kernels are sampled from.", KERNEL_FAMILIES, "auto")
+    ] = None,
+    kernel_size: Annotated[
+        str | None,
+        _option("Kernel size in restored pixels, odd.", "K|K,K", "by the scale"),
+    ] = None,
+    kernel: Annotated[
+        Path | None,
+        _option("Known point spread function, in restored pixels.", "FILE", "estimated"),
+    ] = None,
+    preset: Annotated[str | None, _choice("Effort.", PRESETS, "balanced")] = None,
+    iterations: Annotated[
+        int | None, _option("Image steps per plane.", "N", "by the preset")
+    ] = None,
+    phase: Annotated[
+        str | None, _choice("Where source pixels lie on the restored grid.", PHASES, "area")
+    ] = None,
+    boundary: Annotated[
+        str | None, _choice("What lies past the frame.", BOUNDARIES, "free")
+    ] = None,
+    device: Annotated[
+        str | None, _option("Where to run.", "auto|cpu|cuda|cuda:N|mps", "auto")
+    ] = None,
+    precision: Annotated[
+        str | None, _choice("Numbers of the image network.", PRECISIONS, "auto")
+    ] = None,
+    seed: Annotated[int | None, _option("Of every random draw.", "N", "0")] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings",
+            metavar="FILE.json",
+            help="Repeat a run; options given here still count.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
+) -> None:
+    """Restore an image: write the sharp image, its kernel beside it, and the settings of the run.
+
+    OUT.tif comes with OUT_kernel.tif and OUT_settings.json. Ctrl-C ends a run early and keeps what
+    it has reached; a second Ctrl-C gives up.
+    """
+    with _one_sentence():
+        from napari_dkp import io
+
+        given = {
+            "scale": _integers("scale", scale),
+            "axes": axes,
+            "method": method,
+            "kernel_family": kernel_family,
+            "kernel_size": _integers("kernel_size", kernel_size),
+            "preset": preset,
+            "iterations": iterations,
+            "phase": phase,
+            "boundary": boundary,
+            "device": device,
+            "precision": precision,
+            "seed": seed,
+        }
+        base, known = io.read_settings(settings_file) if settings_file else (Settings(), None)
+        settings = _overridden(base, {name: v for name, v in given.items() if v is not None})
+        outputs = io.Outputs.beside(output)
+        outputs.spare(source)
+        picture = io.read(source)
+        settings = replace(settings, axes=settings.axes or picture.axes)
+        y_scale, x_scale = settings.scales(2)
+        outputs.check(4 * picture.image.size * y_scale * x_scale, overwrite=overwrite)
+        psf_file = kernel or known
+        psf = io.read_kernel(psf_file) if psf_file else None
+        if picture.others:
+            typer.echo(
+                f"{picture.name} holds {picture.others + 1} images; this is the first.", err=True
+            )
+        restoration = _run(picture.image, settings, psf)
+        io.write(outputs, restoration, picture, overwrite=overwrite)
+        pixel_size = picture.pixel_size.enlarged((y_scale, x_scale))
+        spacing = (pixel_size.sizes["Y"], pixel_size.sizes["X"])
+        typer.echo(_figures(restoration, spacing, pixel_size.unit))
+        typer.echo(f"{outputs.image}\n{outputs.kernel}\n{outputs.settings}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("demo"),
+    viewer: Annotated[bool, typer.Option(help="Open napari if there is a display.")] = True,
+) -> None:
+    """Restore a real image, twice as large, and show what came out.
+
+    The image is a piece of a retina photograph with microaneurysms that ships with scikit-image.
+    """
+    with _one_sentence():
+        from napari_dkp import demo as example
+
+        out.mkdir(parents=True, exist_ok=True)
+        image = example.image()
+        restoration = _run(image, example.SETTINGS, None)
+        path = out / "microaneurysms.png"
+        example.figure(image, restoration).save(path)
+        typer.echo(_figures(restoration, (0.5, 0.5), "source pixels"))
+        typer.echo(str(path))
+        if viewer and example.has_display():
+            example.show(image, restoration)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices and free memory."""
+    with _one_sentence():
+        from importlib import metadata
+
+        from napari_dkp.device import (
+            available_devices,
+            describe_device,
+            free_memory,
+            resolve_device,
+        )
+
+        typer.echo(f"{'python':12}{sys.version.split()[0]}")
+        for name in ("napari-dkp", "torch", "numpy", "napari"):
+            try:
+                typer.echo(f"{name:12}{metadata.version(name)}")
+            except metadata.PackageNotFoundError:
+                typer.echo(f"{name:12}not installed")
+        chosen = str(resolve_device("auto"))
+        for name in available_devices():
+            free = free_memory(name) / 2**30
+            mark = " (auto)" if name.split(":")[0] == chosen.split(":")[0] else ""
+            typer.echo(f"{name:12}{describe_device(name)}, {free:.1f} GiB free{mark}")
+
+
+def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -> "Restoration":
+    """Run to the end, or to the first Ctrl-C."""
+    from napari_dkp.stack import Run
+    from napari_dkp.state import Stop
+
+    run = Run(image, settings, kernel=kernel)
+    with _progress(run) as show, closing(iter(run)) as states, _Interrupt() as interrupt:
+        for state in states:
+            show(state)
+            interrupt.has_state = True
+            if interrupt.asked:
+                break
+    restoration = run.result()
+    if restoration.stop is not Stop.COMPLETED:
+        typer.echo(restoration.stop.sentence, err=True)
+    return restoration
+
+
+@contextmanager
+def _progress(run: "Run") -> Iterator[Callable[["State[np.ndarray]"], object]]:
+    """Draw a bar on a terminal; the yielded function moves it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from napari_dkp.device import describe_device
+
+    console = Console(stderr=True)
+    console.print(f"Restoring on {describe_device(run.device)}", highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("residual {task.fields[residual]:.4g}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("restoring", total=run.n_steps, residual=float("nan"))
+
+        def show(state: "State[np.ndarray]") -> None:
+            plane = f"plane {', '.join(map(str, state.plane))}" if state.plane else "restoring"
+            bar.update(task, completed=state.step, description=plane, residual=state.residual)
+
+        yield show
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C, or a scheduler's SIGTERM, into a wish to stop after this step.
+
+    Before there is a state to keep, and at the second time, it is a KeyboardInterrupt.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.has_state = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked or not self.has_state:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> "_Interrupt":
+        self._before = {n: signal.signal(n, self) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Print what a user can mend as one sentence; leave bugs their traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped before there was a result.", err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        typer.echo(f"napari-dkp: {error}", err=True)
+        raise typer.Exit(1) from None
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        typer.echo(
+            "napari-dkp: the run needs more memory than the device has left; restore a smaller "
+            "image, choose a lighter preset, or another --device",
+            err=True,
+        )
+        raise typer.Exit(1) from None
+
+
+def _integers(name: str, text: str | None) -> int | tuple[int, ...] | None:
+    """Read "2" or "2,3"."""
+    if text is None:
+        return None
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{name}: expected N or N,N; got {text!r}") from None
+    return values[0] if len(values) == 1 else values
+
+
+def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
+    """Apply what was given; another preset brings its own numbers."""
+    values = base.to_dict()
+    if "preset" in given:
+        values |= {"iterations": None, "rks": None, "pke": None, "dip": None}
+    if "scale" in given:
+        values["kernel_size"] = None
+    return Settings.from_dict(values | given)
+
+
+def _figures(restoration: "Restoration", spacing: tuple[float, float], unit: str) -> str:
+    """Say in one line what came out; FWHM in the unit of the pixel size."""
+    from napari_dkp import kernel_shape
+
+    size = " × ".join(str(n) for n in restoration.image.shape)
+    parts = [f"{size} pixels in {restoration.seconds:.1f} s"]
+    if restoration.history:
+        parts.append(f"residual {restoration.history[-1]:.4g}")
+    if restoration.kernel.ndim == 2:
+        shape = kernel_shape.measure(restoration.kernel, spacing)
+        major, minor = shape.fwhm
+        parts.append(f"kernel FWHM {major:.3g} × {minor:.3g} {unit} at {shape.angle:.0f}°")
+    return ", ".join(parts)

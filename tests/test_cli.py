@@ -1,0 +1,233 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from napari_dkp import cli, io, stack
+from napari_dkp.state import State
+
+QUICK = ("--preset", "fast", "--iterations", "3", "--kernel-size", "5", "--device", "cpu")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def error_of(result: Result) -> str:
+    """Return the one line on stderr of a run that was refused."""
+    assert result.exit_code == 1, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    image = rng.gamma(2.0, 100.0, (20, 16)).astype(np.uint16)
+    path = tmp_path / "cells.tif"
+    tifffile.imwrite(
+        path, image, imagej=True, resolution=(5.0, 5.0), metadata={"axes": "YX", "unit": "micron"}
+    )
+    return path
+
+
+def test_restore_writes_image_kernel_and_settings(cells, tmp_path):
+    result = invoke("restore", cells, tmp_path / "out.ome.tif", *QUICK, "--seed", 4)
+    assert result.exit_code == 0, result.output
+    image = io.read(tmp_path / "out.ome.tif")
+    assert (image.image.shape, image.image.dtype, image.axes) == ((40, 32), np.float32, "YX")
+    assert image.pixel_size.unit == "µm"
+    assert image.pixel_size.sizes == pytest.approx({"Y": 0.1, "X": 0.1})
+    kernel = io.read_kernel(tmp_path / "out_kernel.tif")
+    assert kernel.shape == (5, 5)
+    assert kernel.sum() == pytest.approx(1.0, abs=1e-4)
+    record = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))
+    assert record["settings"]["seed"] == record["seed"] == 4
+    assert record["settings"]["axes"] == "YX"
+    assert record["stop"] == "completed"
+    assert record["source"] == "cells.tif"
+    for shown in ("40 × 32 pixels", "residual", "kernel FWHM", "µm", "out_kernel.tif"):
+        assert shown in result.stdout
+
+
+def test_settings_file_repeats_a_run_and_options_still_count(cells, tmp_path):
+    invoke("restore", cells, tmp_path / "a.tif", *QUICK, "--seed", 4, "--scale", "3")
+    settings = tmp_path / "a_settings.json"
+    assert invoke("restore", cells, tmp_path / "b.tif", "--settings", settings).exit_code == 0
+    again = io.read(tmp_path / "b.tif").image
+    np.testing.assert_array_equal(io.read(tmp_path / "a.tif").image, again)
+    result = invoke("restore", cells, tmp_path / "c.tif", "--settings", settings, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    assert not np.array_equal(io.read(tmp_path / "c.tif").image, again)
+    assert io.read_settings(tmp_path / "c_settings.json")[0].scale == 3
+
+
+def test_another_preset_replaces_the_numbers_of_the_repeated_one(cells, tmp_path):
+    invoke("restore", cells, tmp_path / "a.tif", *QUICK)
+    options = ("--settings", tmp_path / "a_settings.json", "--preset", "balanced")
+    invoke("restore", cells, tmp_path / "b.tif", *options, "--iterations", 2)
+    first, _ = io.read_settings(tmp_path / "a_settings.json")
+    second, _ = io.read_settings(tmp_path / "b_settings.json")
+    assert second.iterations == 2
+    assert first.dip != second.dip
+
+
+def test_known_kernel_is_used_and_found_again(cells, tmp_path):
+    psf = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+    tifffile.imwrite(tmp_path / "psf.tif", psf)
+    options = (*QUICK[:4], "--device", "cpu", "--kernel", tmp_path / "psf.tif")
+    result = invoke("restore", cells, tmp_path / "a.tif", *options)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_allclose(io.read_kernel(tmp_path / "a_kernel.tif"), psf, atol=1e-6)
+    (tmp_path / "psf.tif").unlink()
+    settings = tmp_path / "a_settings.json"
+    result = invoke("restore", cells, tmp_path / "b.tif", "--settings", settings)
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(
+        io.read(tmp_path / "a.tif").image, io.read(tmp_path / "b.tif").image
+    )
+
+
+def test_scale_per_axis_and_colour_pictures(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (16, 14, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    result = invoke("restore", tmp_path / "photo.png", tmp_path / "o.tif", *QUICK, "--scale", "2,1")
+    assert result.exit_code == 0, result.output
+    back = io.read(tmp_path / "o.tif")
+    assert (back.axes, back.image.shape) == ("CYX", (3, 32, 14))
+
+
+def interrupting(after: int, times: int = 1) -> type[stack.Run]:
+    class Interrupted(stack.Run):
+        def __iter__(self) -> Iterator[State[np.ndarray]]:
+            for state in super().__iter__():
+                if state.step > after:
+                    for _ in range(times):
+                        signal.raise_signal(signal.SIGINT)
+                yield state
+
+    return Interrupted
+
+
+def test_interrupt_keeps_the_last_state(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(stack, "Run", interrupting(after=1))
+    result = invoke("restore", cells, tmp_path / "out.tif", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "stopped before its last step" in result.stderr
+    record = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))
+    assert record["stop"] == "cancelled"
+    assert np.isfinite(io.read(tmp_path / "out.tif").image).all()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(("after", "times"), [(0, 1), (1, 2)])
+def test_interrupt_without_a_result_writes_nothing(cells, tmp_path, monkeypatch, after, times):
+    monkeypatch.setattr(stack, "Run", interrupting(after, times))
+    result = invoke("restore", cells, tmp_path / "out.tif", *QUICK)
+    assert result.exit_code == 130
+    assert "Stopped before there was a result" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.tif"]
+
+
+def test_existing_output_is_refused_before_the_run(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(stack, "Run", None)  # calling it would be a TypeError
+    (tmp_path / "out_kernel.tif").write_text("precious")
+    assert "exists already" in error_of(invoke("restore", cells, tmp_path / "out.tif", *QUICK))
+
+
+def test_overwrite_replaces_results_but_never_the_input(cells, tmp_path):
+    before = cells.read_bytes()
+    message = error_of(invoke("restore", cells, cells, *QUICK, "--overwrite"))
+    assert "is the input" in message
+    assert cells.read_bytes() == before
+    (tmp_path / "out.tif").write_text("old")
+    result = invoke("restore", cells, tmp_path / "out.tif", *QUICK, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert io.read(tmp_path / "out.tif").image.shape == (40, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scale", "9"), "scale: expected an integer from 1 to 8; got 9"),
+        (("--scale", "big"), "scale: expected N or N,N; got 'big'"),
+        (("--axes", "ZYX"), "axes"),
+        (("--kernel-size", "4"), "kernel_size: expected odd"),
+        (("--kernel-size", "99"), "kernel"),
+        (("--preset", "slow"), "preset: expected one of"),
+        (("--device", "tpu"), "device: expected one of"),
+        (("--kernel", "missing.tif"), "there is no file 'missing.tif'"),
+        (("--settings", "missing.json"), "there is no file 'missing.json'"),
+    ],
+)
+def test_wrong_options_are_one_sentence_without_traceback(cells, tmp_path, options, message):
+    result = invoke("restore", cells, tmp_path / "out.tif", *options)
+    assert message in error_of(result)
+    assert not (tmp_path / "out.tif").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.tif", "text.tif", "text.png"])
+def test_input_that_is_no_image_is_one_sentence(tmp_path, name):
+    (tmp_path / "text.tif").write_text("no image")
+    (tmp_path / "text.png").write_text("no image")
+    assert name in error_of(invoke("restore", tmp_path / name, tmp_path / "out.tif"))
+
+
+def test_image_with_nan_is_one_sentence_with_their_number(tmp_path):
+    image = np.random.default_rng(0).random((20, 20)).astype(np.float32)
+    image[:2, :3] = np.nan
+    tifffile.imwrite(tmp_path / "holes.tif", image)
+    message = error_of(invoke("restore", tmp_path / "holes.tif", tmp_path / "out.tif", *QUICK))
+    assert "6 NaN" in message
+
+
+def test_out_of_memory_is_one_sentence(cells, tmp_path, monkeypatch):
+    def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(stack, "Run", exhausted)
+    message = error_of(invoke("restore", cells, tmp_path / "out.tif", *QUICK))
+    assert "more memory than the device has left" in message
+
+
+def test_demo_draws_its_picture(tmp_path, monkeypatch):
+    from napari_dkp import demo
+    from napari_dkp.config import Settings
+
+    short = Settings(scale=2, axes="YX", preset="fast", iterations=2, device="cpu")
+    monkeypatch.setattr(demo, "SETTINGS", short)
+    result = invoke("demo", "--out", tmp_path / "demo", "--no-viewer")
+    assert result.exit_code == 0, result.output
+    picture = np.asarray(Image.open(tmp_path / "demo" / "microaneurysms.png"))
+    paper = picture == picture[0, 0]
+    columns = np.flatnonzero(np.diff((~paper[100:400]).mean(axis=0) > 0.5))
+    assert len(columns) == 6, "three panels side by side"
+    assert "204 × 204 pixels" in result.stdout
+
+
+def test_info_names_versions_and_devices():
+    result = invoke("info")
+    assert result.exit_code == 0, result.output
+    for expected in ("napari-dkp", "torch", "cpu", "GiB free", "(auto)"):
+        assert expected in result.stdout
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from napari_dkp.cli import app\n"
+        "assert CliRunner().invoke(app, ['restore', '--help']).exit_code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
