@@ -85,4 +85,4 @@ def _panel(values: np.ndarray, low: float, high: float) -> Image.Image:
 
 
 def _size(values: np.ndarray) -> str:
-    return " × ".join(str(n) for n in values.shape)
+    return " x ".join(str(n) for n in values.shape)  # the built-in font has no ×
