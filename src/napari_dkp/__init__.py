@@ -1,0 +1,45 @@
+"""Blind super-resolution and deblurring with a dynamic kernel prior."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_dkp._napari.layers import restore_layer as restore_layer
+    from napari_dkp.config import DIPConfig as DIPConfig
+    from napari_dkp.config import PKEConfig as PKEConfig
+    from napari_dkp.config import RKSConfig as RKSConfig
+    from napari_dkp.config import Settings as Settings
+    from napari_dkp.degradation import degrade as degrade
+    from napari_dkp.stack import iter_restore as iter_restore
+    from napari_dkp.stack import restore as restore
+    from napari_dkp.state import Restoration as Restoration
+    from napari_dkp.state import State as State
+    from napari_dkp.state import Stop as Stop
+
+_HOME = {
+    "DIPConfig": "config",
+    "PKEConfig": "config",
+    "RKSConfig": "config",
+    "Restoration": "state",
+    "Settings": "config",
+    "State": "state",
+    "Stop": "state",
+    "degrade": "degradation",
+    "iter_restore": "stack",
+    "restore": "stack",
+    "restore_layer": "_napari.layers",
+}
+
+__all__ = sorted(_HOME)
+__version__ = version("napari-dkp")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'napari_dkp' has no attribute {name!r}")
+    return getattr(import_module(f"napari_dkp.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

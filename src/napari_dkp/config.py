@@ -1,0 +1,302 @@
+"""Settings of a run: frozen dataclasses that check themselves.
+
+`Settings` holds the choices a user makes; the three method configs hold the numbers behind them.
+A preset fills every config that the user leaves out, and `Settings.resolve` returns settings in
+which nothing is left open, so that what is stored with a result repeats it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from napari_dkp import _checks
+
+Method = Literal["dip"]
+KernelFamilyName = Literal["auto", "gaussian", "line", "trajectory"]
+PresetName = Literal["fast", "balanced", "best", "paper"]
+Phase = Literal["area", "fkp"]
+Boundary = Literal["free", "circular"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Sampler = Literal["smc", "paper"]
+NetworkName = Literal["light", "published"]
+
+METHODS: tuple[str, ...] = get_args(Method)
+KERNEL_FAMILIES: tuple[str, ...] = get_args(KernelFamilyName)
+PRESETS: tuple[str, ...] = get_args(PresetName)
+PHASES: tuple[str, ...] = get_args(Phase)
+BOUNDARIES: tuple[str, ...] = get_args(Boundary)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
+NETWORKS: tuple[str, ...] = get_args(NetworkName)
+
+MAX_SCALE = 8
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RKSConfig:
+    """Random kernel sampling: where kernels are drawn from and how they are weighted.
+
+    Lengths are in HR pixels, variances in HR pixels squared; None means the published range for
+    the scale in use.
+
+    Parameters
+    ----------
+    sampler : "smc" scores a population on Gram statistics; "paper" reweights a few fresh draws.
+    particles : kernels in the population ("smc").
+    moves : Metropolis moves per particle and outer step ("smc").
+    confidence : nats of log-likelihood lost when the misfit doubles ("smc").
+    draws : fresh kernels per outer step ("paper", L of eq. 4).
+    memory : decay of the running mean of Gram statistics over outer steps; 0 uses the last image.
+    max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
+    gaussian_variance : eigenvalues of the Gaussian family's covariance.
+    line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
+    path_extent, path_width : extent of a camera-shake path, and the Gaussian sigma across it.
+    """
+
+    sampler: Sampler = "smc"
+    particles: int = 512
+    moves: int = 2
+    confidence: float = 1000.0
+    draws: int = 5
+    memory: float = 0.8
+    max_sites: int = 16384
+    gaussian_variance: Interval | None = None
+    line_length: Interval | None = None
+    line_width: Interval = (0.3, 1.0)
+    path_extent: Interval | None = None
+    path_width: Interval = (0.3, 1.0)
+
+    def __post_init__(self) -> None:
+        _checks.choice("sampler", self.sampler, SAMPLERS)
+        _checks.integer("particles", self.particles, 8, 65536)
+        _checks.integer("moves", self.moves, 0, 100)
+        _checks.number("confidence", self.confidence, 1e-3)
+        _checks.integer("draws", self.draws, 1, 10000)
+        _checks.number("memory", self.memory, 0.0, 0.999)
+        _checks.integer("max_sites", self.max_sites, 256)
+        for name in ("gaussian_variance", "line_length", "path_extent"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _checks.interval(name, getattr(self, name), 1e-3))
+        for name in ("line_width", "path_width"):
+            object.__setattr__(self, name, _checks.interval(name, getattr(self, name), 1e-2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PKEConfig:
+    """Kernel estimation: the small network and its Langevin update (eqs. 9-13).
+
+    Parameters
+    ----------
+    hidden : units of each hidden layer.
+    learning_rate : Adam step size, shared by both terms.
+    warm_up : steps on random kernels before the image is looked at.
+    steps : Langevin steps per outer step.
+    data_weight : step size of the data term relative to that of the prior term
+        (gamma_1 / gamma_2 of eq. 12).
+    """
+
+    hidden: tuple[int, ...] = (1000,)
+    learning_rate: float = 1e-3
+    warm_up: int = 200
+    steps: int = 5
+    data_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        hidden = tuple(_checks.integer("hidden", units, 1) for units in self.hidden)
+        object.__setattr__(self, "hidden", hidden)
+        _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
+        _checks.integer("warm_up", self.warm_up, 0)
+        _checks.integer("steps", self.steps, 1)
+        _checks.number("data_weight", self.data_weight, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIPConfig:
+    """The untrained image network and how it is fitted.
+
+    Parameters
+    ----------
+    network : "light" tapers towards full resolution; "published" is the paper's 128-channel net.
+    channels : width of the light network's inner scales.
+    learning_rate : Adam step size.
+    ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.
+    gradient_weight : weight of the hyper-Laplacian prior on image gradients.
+    averaging : decay of the running mean of iterates that is handed out; 0 hands out the last.
+    """
+
+    network: NetworkName = "light"
+    channels: int = 64
+    learning_rate: float = 5e-3
+    ssim_fraction: float = 0.8
+    gradient_weight: float = 2e-4
+    averaging: float = 0.98
+
+    def __post_init__(self) -> None:
+        _checks.choice("network", self.network, NETWORKS)
+        _checks.integer("channels", self.channels, 4, 1024)
+        _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
+        _checks.number("ssim_fraction", self.ssim_fraction, 0.0, 1.0)
+        _checks.number("gradient_weight", self.gradient_weight, 0.0)
+        _checks.number("averaging", self.averaging, 0.0, 0.9999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that decides the result of a run, apart from the image and a known PSF.
+
+    Parameters
+    ----------
+    scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
+    axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
+    method : image restorer.
+    kernel_family : family that kernels are sampled from; "auto" mixes all of them.
+    kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
+    preset : fills `iterations` and the configs below where they are None.
+    iterations : image steps per plane.
+    phase : where LR samples lie on the HR grid, see `degradation`.
+    boundary : "free" lets the image go on past the frame; "circular" wraps it.
+    device : "auto", "cpu", "cuda", "cuda:1", "mps".
+    precision : of the image network; everything else is float32 or better.
+    seed : of every random draw.
+    rks, pke, dip : the numbers behind the method.
+    """
+
+    scale: int | tuple[int, ...] = 2
+    axes: str | None = None
+    method: Method = "dip"
+    kernel_family: KernelFamilyName = "auto"
+    kernel_size: int | tuple[int, ...] | None = None
+    preset: PresetName = "balanced"
+    iterations: int | None = None
+    phase: Phase = "area"
+    boundary: Boundary = "free"
+    device: str = "auto"
+    precision: Precision = "auto"
+    seed: int = 0
+    rks: RKSConfig | None = None
+    pke: PKEConfig | None = None
+    dip: DIPConfig | None = None
+
+    def __post_init__(self) -> None:
+        scale = _checks.per_axis("scale", self.scale, 1, MAX_SCALE)
+        object.__setattr__(self, "scale", scale)
+        if self.axes is not None:
+            _check_axes(self.axes)
+        _checks.choice("method", self.method, METHODS)
+        _checks.choice("kernel_family", self.kernel_family, KERNEL_FAMILIES)
+        if self.kernel_size is not None:
+            size = _checks.per_axis("kernel_size", self.kernel_size, 3, 255)
+            if any(taps % 2 == 0 for taps in (size if isinstance(size, tuple) else (size,))):
+                raise ValueError(f"kernel_size: expected odd integers; got {self.kernel_size}")
+            object.__setattr__(self, "kernel_size", size)
+        _checks.choice("preset", self.preset, PRESETS)
+        if self.iterations is not None:
+            _checks.integer("iterations", self.iterations, 1)
+        _checks.choice("phase", self.phase, PHASES)
+        _checks.choice("boundary", self.boundary, BOUNDARIES)
+        if not isinstance(self.device, str):
+            raise TypeError(f"device: expected a name such as 'auto' or 'cpu'; got {self.device!r}")
+        _checks.choice("precision", self.precision, PRECISIONS)
+        _checks.integer("seed", self.seed, 0, 2**63 - 1)
+        for name, kind in (("rks", RKSConfig), ("pke", PKEConfig), ("dip", DIPConfig)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name}: expected {kind.__name__} or None; got {value!r}")
+
+    def resolve(self) -> "Settings":
+        """Return settings with everything that the preset decides filled in."""
+        preset = _PRESETS[self.preset]
+        return replace(
+            self,
+            iterations=self.iterations or preset.iterations,
+            rks=self.rks or preset.rks,
+            pke=self.pke or preset.pke,
+            dip=self.dip or preset.dip,
+        )
+
+    def scales(self, ndim: int) -> tuple[int, ...]:
+        """Return the scale of each of `ndim` spatial axes."""
+        return _expand("scale", self.scale, ndim)
+
+    def kernel_sizes(self, ndim: int) -> tuple[int, ...]:
+        """Return the taps along each of `ndim` spatial axes."""
+        if self.kernel_size is not None:
+            return _expand("kernel_size", self.kernel_size, ndim)
+        return tuple(default_kernel_size(scale) for scale in self.scales(ndim))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values only, fit for JSON and for layer metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
+        """Read back what `to_dict` wrote, also after a trip through JSON."""
+        values = _known(cls, values)
+        configs = {"rks": RKSConfig, "pke": PKEConfig, "dip": DIPConfig}
+        for name, kind in configs.items():
+            if values.get(name) is not None:
+                values[name] = kind(**_known(kind, values[name]))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class _Preset:
+    iterations: int
+    rks: RKSConfig = field(default_factory=RKSConfig)
+    pke: PKEConfig = field(default_factory=PKEConfig)
+    dip: DIPConfig = field(default_factory=DIPConfig)
+
+
+_PRESETS = {
+    "fast": _Preset(200, dip=DIPConfig(channels=32)),
+    "balanced": _Preset(500),
+    "best": _Preset(1000, dip=DIPConfig(channels=128)),
+    "paper": _Preset(
+        1000,
+        rks=RKSConfig(sampler="paper", memory=0.0),
+        pke=PKEConfig(learning_rate=1e-4, steps=1),
+        dip=DIPConfig(network="published", ssim_fraction=0.405, averaging=0.0),
+    ),
+}
+
+
+def default_kernel_size(scale: int) -> int:
+    """Return the published number of taps for a scale; pure deblurring takes that of x4.
+
+    min(4 s + 3, 21): 11, 15, 19, 21 for s = 2, 3, 4, 8.
+    """
+    return min(4 * scale + 3, 21) if scale > 1 else 19
+
+
+def _expand(name: str, value: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * ndim
+    if len(value) != ndim:
+        raise ValueError(
+            f"{name}: expected one integer, or {ndim} for the spatial axes; got {len(value)}"
+        )
+    return value
+
+
+def _check_axes(axes: str) -> None:
+    if not isinstance(axes, str):
+        raise TypeError(f"axes: expected a string such as 'TCZYX'; got {axes!r}")
+    if set(axes) - set("TCZYX") or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
+        raise ValueError(
+            f"axes: expected distinct letters out of T, C, Z, Y, X, with Y and X; got {axes!r}"
+        )
+
+
+def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy `values`, lists as tuples; refuse what the dataclass does not have."""
+    unknown = set(values) - {entry.name for entry in fields(kind)}
+    if unknown:
+        raise ValueError(f"settings: unknown {', '.join(sorted(unknown))} in {kind.__name__}")
+    return {name: _untuple(value) for name, value in values.items()}
+
+
+def _untuple(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return tuple(value) if is_list else value

@@ -1,0 +1,362 @@
+"""The forward model y = (x * k)↓s + n, its adjoint and its Gram statistics (eq. 1).
+
+Coordinates. The HR frame has s pixels per LR pixel. LR pixel j is a sample of the blurred image
+at the HR coordinate s j + (s - 1)/2 (phase "area": the middle of the s pixels it covers) or
+s j - (s - 1)/2 (phase "fkp": the published benchmark, whose kernels carry that offset inside
+their array). Where s and the number of taps differ in parity, the area grid falls between HR
+pixels and the sample is the mean of the two nearest along that axis.
+
+Domain. With boundary "circular" the image lives on the frame and wraps. With boundary "free" it
+lives on the frame plus every pixel beyond it that reaches an LR sample, so that no value past the
+border is invented. Operators act on tensors over the domain; `crop` cuts the frame out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from napari_dkp import _checks
+from napari_dkp.config import BOUNDARIES, MAX_SCALE, PHASES, Boundary, Phase
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Blur by a kernel and decimation by a scale, on trailing spatial axes.
+
+    Parameters
+    ----------
+    lr_shape : LR samples per spatial axis.
+    scale : HR pixels per LR sample, per spatial axis.
+    kernel_shape : taps per spatial axis.
+    phase, boundary : see the module's docstring.
+    """
+
+    lr_shape: tuple[int, ...]
+    scale: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    phase: Phase = "area"
+    boundary: Boundary = "free"
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return len(self.lr_shape)
+
+    @cached_property
+    def hr_shape(self) -> tuple[int, ...]:
+        """Shape of the HR frame."""
+        return tuple(s * n for s, n in zip(self.scale, self.lr_shape, strict=True))
+
+    @cached_property
+    def kernel_centre(self) -> tuple[float, ...]:
+        """Centroid, in taps, at which a kernel leaves the image where the data is."""
+        shift = [0.5 * (s - 1) if self.phase == "fkp" else 0.0 for s in self.scale]
+        return tuple(0.5 * (k - 1) + d for k, d in zip(self.kernel_shape, shift, strict=True))
+
+    @cached_property
+    def domain_shape(self) -> tuple[int, ...]:
+        """Shape of the tensors that `forward` takes."""
+        return tuple(
+            low + n + high
+            for low, n, high in zip(self._before, self.hr_shape, self._after, strict=True)
+        )
+
+    def crop(self, image: Tensor) -> Tensor:
+        """Return the HR frame of an image on the domain, shape (..., *hr_shape)."""
+        return image[..., *(_span(b, n) for b, n in zip(self._before, self.hr_shape, strict=True))]
+
+    def extend(self, frame: Tensor) -> Tensor:
+        """Return an image on the domain that continues an HR frame by mirroring it."""
+        for axis, before, n, after in zip(
+            self._axes, self._before, self.hr_shape, self._after, strict=True
+        ):
+            # Half-sample symmetric: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
+            index = torch.arange(-before, n + after, device=frame.device) % (2 * n)
+            frame = frame.index_select(axis, torch.minimum(index, 2 * n - 1 - index))
+        return frame
+
+    def forward(self, image: Tensor, kernel: Tensor) -> Tensor:
+        """Return A x: (..., *domain_shape) blurred and decimated to (..., *lr_shape)."""
+        spectrum = torch.fft.rfftn(image, s=self._fft_shape, dim=self._axes)
+        blurred = torch.fft.irfftn(
+            spectrum * self._transfer(kernel), s=self._fft_shape, dim=self._axes
+        )
+        return blurred[..., *self._sites]
+
+    def adjoint(self, residual: Tensor, kernel: Tensor) -> Tensor:
+        """Return A^T r: (..., *lr_shape) to (..., *domain_shape)."""
+        raised = residual.new_zeros(*residual.shape[: -self.ndim], *self._fft_shape)
+        raised[..., *self._sites] = residual
+        spectrum = torch.fft.rfftn(raised, dim=self._axes) * self._transfer(kernel).conj()
+        image = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
+        return image[..., *(_span(0, n) for n in self.domain_shape)]
+
+    def statistics(
+        self, image: Tensor, data: Tensor, max_sites: int | None = None
+    ) -> "GramStatistics":
+        """Return the statistics in which the misfit of any kernel is a quadratic form.
+
+        Parameters
+        ----------
+        image : shape (..., *domain_shape).
+        data : LR samples y, shape (..., *lr_shape).
+        max_sites : use a regular lattice of at most about so many LR sites; None uses all.
+        """
+        image = self._interpolate(image.detach())
+        image = image.reshape(-1, *image.shape[-self.ndim :])
+        data = data.detach().reshape(-1, *self.lr_shape)
+        thin = 1
+        if max_sites is not None:
+            thin = ceil((data[0].numel() / max_sites) ** (1 / self.ndim))
+        for axis in range(self.ndim):
+            image = self._support(image, axis)
+        for axis, (taps, s) in enumerate(zip(self.kernel_shape, self.scale, strict=True)):
+            image = image.unfold(1 + axis, taps, s * thin)
+        data = data[:, *(slice(None, None, thin),) * self.ndim]
+        return GramStatistics.accumulate(image, data, self.kernel_shape)
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-self.ndim, 0))
+
+    @cached_property
+    def _between(self) -> tuple[bool, ...]:
+        """Whether, per axis, samples fall half-way between HR pixels."""
+        return tuple(
+            self.phase == "area" and (s - k) % 2 == 1
+            for s, k in zip(self.scale, self.kernel_shape, strict=True)
+        )
+
+    @cached_property
+    def _reach(self) -> tuple[int, ...]:
+        """Number of HR pixels that one sample depends on, per axis."""
+        return tuple(k + e for k, e in zip(self.kernel_shape, self._between, strict=True))
+
+    @cached_property
+    def _first(self) -> tuple[int, ...]:
+        """Frame coordinate of the first HR pixel that LR sample 0 depends on, per axis."""
+        if self.phase == "fkp":
+            return tuple(-(k // 2) for k in self.kernel_shape)
+        return tuple((s - k) // 2 for s, k in zip(self.scale, self._reach, strict=True))
+
+    @cached_property
+    def _before(self) -> tuple[int, ...]:
+        if self.boundary == "circular":
+            return (0,) * self.ndim
+        return tuple(max(0, -first) for first in self._first)
+
+    @cached_property
+    def _after(self) -> tuple[int, ...]:
+        if self.boundary == "circular":
+            return (0,) * self.ndim
+        return tuple(
+            max(0, first + reach - s)
+            for first, reach, s in zip(self._first, self._reach, self.scale, strict=True)
+        )
+
+    @cached_property
+    def _fft_shape(self) -> tuple[int, ...]:
+        if self.boundary == "circular":
+            return self.domain_shape
+        return tuple(int(next_fast_len(n, real=True)) for n in self.domain_shape)
+
+    @cached_property
+    def _sites(self) -> tuple[slice, ...]:
+        return tuple(slice(0, n, s) for n, s in zip(self.hr_shape, self.scale, strict=True))
+
+    def _transfer(self, kernel: Tensor) -> Tensor:
+        """Return the transfer function, with the grid offset that puts sample 0 at index 0."""
+        for axis, between in zip(self._axes, self._between, strict=True):
+            if between:
+                zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
+                kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
+        padding = [
+            width
+            for n, k in zip(self._fft_shape[::-1], kernel.shape[::-1], strict=True)
+            for width in (0, n - k)
+        ]
+        kernel = torch.nn.functional.pad(kernel, padding)
+        offset = [
+            -(first + before + reach - 1)
+            for first, before, reach in zip(self._first, self._before, self._reach, strict=True)
+        ]
+        return torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
+
+    def _interpolate(self, image: Tensor) -> Tensor:
+        """Average neighbours along the axes on which samples fall between HR pixels."""
+        for axis, between in zip(self._axes, self._between, strict=True):
+            if between and self.boundary == "circular":
+                image = 0.5 * (image + image.roll(-1, axis))
+            elif between:
+                n = image.shape[axis]
+                image = 0.5 * (image.narrow(axis, 0, n - 1) + image.narrow(axis, 1, n - 1))
+        return image
+
+    def _support(self, image: Tensor, axis: int) -> Tensor:
+        """Cut out, or wrap around, the pixels that the samples along one axis depend on."""
+        start = self._first[axis] + self._before[axis]
+        s, taps = self.scale[axis], self.kernel_shape[axis]
+        length = s * (self.lr_shape[axis] - 1) + taps
+        if self.boundary == "free":
+            return image.narrow(1 + axis, start, length)
+        index = torch.arange(start, start + length, device=image.device) % image.shape[1 + axis]
+        return image.index_select(1 + axis, index)
+
+
+@dataclass(frozen=True, eq=False)
+class GramStatistics:
+    """Sufficient statistics of the misfit: ‖y - P k‖² = kᵀGk - 2bᵀk + c, for kernels of sum 1.
+
+    P holds, per LR sample, the HR pixels that each tap weights. The mean of y is taken off y and
+    P alike; it drops out for kernels of sum 1 and keeps the quadratic form well conditioned.
+
+    Attributes
+    ----------
+    gram : G, float64, shape (T, T) over the T = prod(kernel_shape) taps.
+    cross : b, float64, shape (T,).
+    energy : c, float64 scalar.
+    n_samples : LR samples that went in.
+    kernel_shape : taps per spatial axis.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    energy: Tensor
+    n_samples: int
+    kernel_shape: tuple[int, ...]
+
+    @classmethod
+    def accumulate(
+        cls, patches: Tensor, data: Tensor, kernel_shape: tuple[int, ...]
+    ) -> "GramStatistics":
+        """Sum over samples, a slab at a time to bound memory.
+
+        Parameters
+        ----------
+        patches : strided view, shape (C, *sites, *kernel_shape), in correlation orientation.
+        data : shape (C, *sites).
+        """
+        taps = int(np.prod(kernel_shape))
+        home = data.device
+        # MPS has no float64; its statistics are small enough to be summed on the CPU.
+        double = torch.device("cpu") if home.type == "mps" else home
+        gram = torch.zeros(taps, taps, dtype=torch.float64, device=double)
+        cross = torch.zeros(taps, dtype=torch.float64, device=double)
+        mean = data.mean()
+        data = data - mean
+        rows_per_slab = max(1, _SLAB_VALUES // max(1, taps * data[0, 0].numel()))
+        for channel in range(data.shape[0]):
+            for slab, values in zip(
+                patches[channel].split(rows_per_slab),
+                data[channel].split(rows_per_slab),
+                strict=True,
+            ):
+                rows = slab.reshape(-1, taps) - mean
+                gram += (rows.T @ rows).to(double, torch.float64)
+                cross += (values.reshape(-1) @ rows).to(double, torch.float64)
+        energy = data.to(double, torch.float64).square().sum()
+        # Convolution weights the patch in reverse order.
+        return cls(gram.flip(0, 1), cross.flip(0), energy, data.numel(), kernel_shape)
+
+    def lerp(self, other: "GramStatistics", weight: float) -> "GramStatistics":
+        """Return (1 - weight) self + weight other, both of the same data: the expected misfit."""
+        return replace(
+            self,
+            gram=torch.lerp(self.gram, other.gram, weight),
+            cross=torch.lerp(self.cross, other.cross, weight),
+        )
+
+    def misfit(self, kernels: Tensor) -> Tensor:
+        """Return the mean squared residual of each kernel, float64, shape (N,).
+
+        Parameters
+        ----------
+        kernels : shape (N, *kernel_shape), each of sum 1.
+        """
+        flat = kernels.reshape(kernels.shape[0], -1).to(self.gram)
+        quadratic = ((flat @ self.gram) * flat).sum(1) - 2 * (flat @ self.cross) + self.energy
+        return quadratic.clamp_min(0) / self.n_samples
+
+
+# Float32 values in one slab of patches: 32 MiB.
+_SLAB_VALUES = 8 * 1024 * 1024
+
+
+def degrade(
+    hr: np.ndarray,
+    kernel: np.ndarray,
+    *,
+    scale: int | tuple[int, ...] = 2,
+    axes: str | None = None,
+    phase: Phase = "area",
+    boundary: Boundary = "free",
+    noise: float = 0.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Blur, decimate and add noise: the forward model, for simulations (eq. 1).
+
+    Parameters
+    ----------
+    hr : sharp image; spatial axes are the last two, or those named Y and X in `axes`; their
+        lengths are multiples of the scale.
+    kernel : point spread function in HR pixels, shape (K, K), non-negative; normalised to sum 1.
+    scale : 1 to 8, one integer or one per spatial axis.
+    axes : as in `restore`, e.g. "YXC".
+    phase : grid of the LR samples, see the module's docstring.
+    boundary : "free" continues the image past its frame by mirroring; "circular" wraps it.
+    noise : standard deviation of Gaussian noise, in the image's intensity units.
+    seed : of the noise.
+
+    Returns
+    -------
+    float32 array, spatial axes divided by the scale.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of range.
+    """
+    hr = np.asarray(hr)
+    _checks.real_dtype("hr", hr.dtype)
+    _checks.finite("hr", hr)
+    _checks.choice("phase", phase, PHASES)
+    _checks.choice("boundary", boundary, BOUNDARIES)
+    noise = _checks.number("noise", noise, 0.0)
+    seed = _checks.integer("seed", seed, 0)
+    psf = _checks.psf("kernel", kernel, ndim=2)
+    scale = _checks.per_axis("scale", scale, 1, MAX_SCALE)
+    scales = (scale,) * 2 if isinstance(scale, int) else scale
+    if len(scales) != 2:
+        raise ValueError(f"scale: expected one integer or two; got {scale}")
+    spatial = (hr.ndim - 2, hr.ndim - 1) if axes is None else (axes.find("Y"), axes.find("X"))
+    if hr.ndim < 2 or (axes is not None and (len(axes) != hr.ndim or -1 in spatial)):
+        raise ValueError(f"axes: expected a letter for each of {hr.ndim} axes; got {axes!r}")
+    planes = torch.from_numpy(np.moveaxis(hr, spatial, (-2, -1)).astype(np.float32))
+    if any(n % s for n, s in zip(planes.shape[-2:], scales, strict=True)):
+        raise ValueError(
+            f"hr: expected sides that are multiples of scale {scales}; "
+            f"got {tuple(planes.shape[-2:])}"
+        )
+    lr_shape = tuple(n // s for n, s in zip(planes.shape[-2:], scales, strict=True))
+    model = Degradation(lr_shape, scales, psf.shape, phase, boundary)
+    _checks.not_smaller_than_kernel("hr", lr_shape, scales, psf.shape)
+    lr = model.forward(model.extend(planes), torch.from_numpy(psf)).numpy()
+    if noise:
+        lr = lr + np.random.default_rng(seed).normal(0.0, noise, lr.shape).astype(np.float32)
+    return np.moveaxis(lr, (-2, -1), spatial)
+
+
+def _span(start: int, length: int) -> slice:
+    return slice(start, start + length)
+
+
+def _with_length(shape: Sequence[int], axis: int, length: int) -> list[int]:
+    lengths = list(shape)
+    lengths[axis] = length
+    return lengths

@@ -1,0 +1,135 @@
+"""The one loop: kernel and image in alternation, as an iterator of immutable states.
+
+The engine knows two protocols and no algorithm. Stopping is to stop iterating; the last state is a
+usable result.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+from napari_dkp.state import State, Stop
+
+
+class RestorerStep(NamedTuple):
+    """What an image restorer has after a step; tensors are detached and never written again.
+
+    Attributes
+    ----------
+    image : x^t on the domain of the forward model, for the kernel prior.
+    estimate : the image to hand out, on the HR frame; it may average over steps.
+    loss : the restorer's own objective.
+    residual : root mean square of y - (x * k)↓s, normalised intensity.
+    """
+
+    image: Tensor
+    estimate: Tensor
+    loss: float
+    residual: float
+
+
+class ImageRestorer(Protocol):
+    """Restores one LR plane under a kernel; owns its network and optimiser (IR of eq. 16)."""
+
+    def step(self, kernel: Tensor) -> RestorerStep:
+        """Improve the image once under `kernel`, shape (*K,)."""
+
+
+class KernelPrior(Protocol):
+    """Estimates the kernel for an image."""
+
+    def step(self, image: Tensor | None) -> Tensor:
+        """Return a kernel for the image; for None, one that no image has informed."""
+
+
+Array = TypeVar("Array")
+StateGenerator = Generator[State[Array], None, None]
+
+
+def alternate(
+    restorer: ImageRestorer,
+    prior: KernelPrior,
+    start: Tensor,
+    n_steps: int,
+    kernel_every: int = 5,
+) -> StateGenerator[Tensor]:
+    """Alternate kernel and image updates (Alg. 2, eqs. 14-16).
+
+    Parameters
+    ----------
+    restorer, prior : bound to one LR plane.
+    start : image to hand out if already the first step diverges, HR frame.
+    n_steps : image steps.
+    kernel_every : image steps per kernel update.
+
+    Yields
+    ------
+    One state per image step. The last one's `stop` says why it is the last; if values stop being
+    finite or the residual explodes, it holds the last finite image and kernel.
+    """
+    kernel = prior.step(None)
+    previous: State[Tensor] | None = None
+    smallest = math.inf
+    image: Tensor | None = None
+    for step in range(1, n_steps + 1):
+        if image is not None and (step - 1) % kernel_every == 0:
+            kernel = prior.step(image)
+        image, estimate, loss, residual = restorer.step(kernel)
+        smallest = min(smallest, residual)
+        if not (math.isfinite(loss) and residual <= _EXPLOSION * smallest):
+            good = previous or State(step, n_steps, start, kernel, math.inf, math.inf)
+            yield State(
+                step, n_steps, good.image, good.kernel, good.loss, good.residual, Stop.DIVERGED
+            )
+            return
+        stop = Stop.COMPLETED if step == n_steps else Stop.RUNNING
+        previous = State(step, n_steps, estimate, kernel, loss, residual, stop)
+        yield previous
+
+
+# A residual so many times the smallest of the run is no fluctuation.
+_EXPLOSION = 1e3
+
+
+def every(n: int, states: Iterable[State[Array]]) -> StateGenerator[Array]:
+    """Thin a run to each n-th state; the last one always passes."""
+    with _closing(states) as source:
+        for state in source:
+            if state.step % n == 0 or state.stop is not Stop.RUNNING:
+                yield state
+
+
+def at_most(per_second: float, states: Iterable[State[Array]]) -> StateGenerator[Array]:
+    """Thin a run to a rate of states; the last one always passes."""
+    due = 0.0
+    with _closing(states) as source:
+        for state in source:
+            now = monotonic()
+            if now >= due or state.stop is not Stop.RUNNING:
+                due = now + 1 / per_second
+                yield state
+
+
+def watched(
+    watch: Callable[[State[Array]], object], states: Iterable[State[Array]]
+) -> StateGenerator[Array]:
+    """Call `watch` with each state on its way."""
+    with _closing(states) as source:
+        for state in source:
+            watch(state)
+            yield state
+
+
+@contextmanager
+def _closing(states: Iterable[State[Array]]) -> Iterator[Iterator[State[Array]]]:
+    """Iterate and, whatever ends the iteration, close the source: a plain `for` does not."""
+    source = iter(states)
+    try:
+        yield source
+    finally:
+        if isinstance(source, Generator):
+            source.close()

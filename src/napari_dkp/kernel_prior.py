@@ -1,0 +1,74 @@
+"""Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
+
+import torch
+from torch import Generator, Tensor
+
+from napari_dkp.config import PKEConfig, RKSConfig
+from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.kernel_estimator import KernelEstimator
+from napari_dkp.kernel_sampling import make_sampler
+from napari_dkp.kernels import families
+
+
+class DynamicKernelPrior:
+    """RKS, then PKE, on the Gram statistics of the recent images.
+
+    The statistics are averaged over iterates, which stand for draws from the image's posterior: the
+    expected misfit adds the variance of the image to G. A kernel estimated from one image alone is
+    drawn to that image's errors and ends up too narrow, the more so as the image follows it.
+
+    Parameters
+    ----------
+    model : forward model of the plane.
+    data : LR plane y in normalised intensity, shape (C, *lr_shape).
+    family : a family's name, or "auto" for all of them.
+    rks, pke : numbers of the method.
+    generator : CPU generator of every draw.
+    """
+
+    def __init__(
+        self,
+        model: Degradation,
+        data: Tensor,
+        family: str,
+        rks: RKSConfig,
+        pke: PKEConfig,
+        generator: Generator,
+    ) -> None:
+        self._model = model
+        self._data = data
+        self._max_sites = rks.max_sites
+        self._memory = rks.memory
+        self._statistics: GramStatistics | None = None
+        self._warm_up = pke.warm_up
+        kernel_families = families(family, model, rks)
+        self._sampler = make_sampler(kernel_families, rks, generator, data.device)
+        self._estimator = KernelEstimator(model, pke, generator, data.device)
+
+    def step(self, image: Tensor | None) -> Tensor:
+        """Return k^t, shape (*K,), for the image x^{t-1} on the domain; None warms up."""
+        if image is None:
+            for _ in range(self._warm_up):
+                self._estimator.warm_up_step(self._sampler.draw())
+            return self._estimator.kernel()
+        statistics = self._model.statistics(image, self._data, self._max_sites)
+        if self._statistics is not None:
+            statistics = statistics.lerp(self._statistics, self._memory)
+        self._statistics = statistics
+        return self._estimator.step(self._sampler.step(statistics), statistics)
+
+
+class KnownKernel:
+    """A given PSF: the run is non-blind."""
+
+    def __init__(self, kernel: Tensor) -> None:
+        self._kernel = kernel
+
+    def step(self, image: Tensor | None) -> Tensor:
+        """Return the PSF, whatever the image."""
+        return self._kernel
+
+
+def make_generator(seed: int) -> Generator:
+    """Return a CPU generator: draws are the same on every device."""
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,202 @@
+"""Random kernel sampling (RKS, eqs. 3-8): the kernel prior of the current step.
+
+Two samplers share one interface: given the Gram statistics of the current image, return k_p, the
+weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels and reweights them.
+`SMCSampler` keeps a population that follows the likelihood as the image improves.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from napari_dkp.config import RKSConfig
+from napari_dkp.degradation import GramStatistics
+from napari_dkp.kernels import KernelFamily
+
+
+class KernelSampler(Protocol):
+    """Proposes the prior kernel k_p."""
+
+    def draw(self) -> Tensor:
+        """Return one kernel drawn from the families, shape (*kernel_shape); for the warm-up."""
+
+    def step(self, statistics: GramStatistics) -> Tensor:
+        """Return k_p under the statistics of the current image, shape (*kernel_shape)."""
+
+
+class PaperSampler:
+    """L fresh draws per step, weighted by the inverse of their misfit (eqs. 4-8)."""
+
+    def __init__(
+        self,
+        families: list[KernelFamily],
+        config: RKSConfig,
+        generator: Generator,
+        device: torch.device,
+    ) -> None:
+        self._families = families
+        self._draws = config.draws
+        self._generator = generator
+        self._device = device
+
+    def draw(self) -> Tensor:
+        return _draw(self._families, self._generator, self._device)
+
+    def step(self, statistics: GramStatistics) -> Tensor:
+        kernels = torch.stack([self.draw() for _ in range(self._draws)])
+        misfit = statistics.misfit(kernels)
+        weights = 1 / (misfit + _MISFIT_FLOOR)  # eq. 6, E_l + delta
+        return _average(kernels, weights)  # eq. 8
+
+
+class SMCSampler:
+    """A population under sequential Monte Carlo, one part per family.
+
+    Each part follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
+    β = confidence / min E: the residual of an unfinished image is model error rather than noise,
+    so a doubled misfit counts as so many nats whatever the number of pixels. A step reweights the
+    population from the last target to the new one (as far as half of the effective sample
+    allows), resamples, and moves it by differential-evolution Metropolis steps.
+    """
+
+    def __init__(
+        self,
+        families: list[KernelFamily],
+        config: RKSConfig,
+        generator: Generator,
+        device: torch.device,
+    ) -> None:
+        self._config = config
+        self._families = families
+        self._generator = generator
+        self._device = device
+        count = max(8, config.particles // len(families))
+        self._parts = [_Population(family, count, generator, device) for family in families]
+
+    def draw(self) -> Tensor:
+        return _draw(self._families, self._generator, self._device)
+
+    def step(self, statistics: GramStatistics) -> Tensor:
+        for part in self._parts:
+            part.score(statistics)
+        best = torch.stack([part.misfit.min() for part in self._parts]).min()
+        target = self._config.confidence / best.clamp_min(_MISFIT_FLOOR)
+        for part in self._parts:
+            part.anneal(target)
+            for _ in range(self._config.moves):
+                part.move(statistics)
+        # Inside a part the population itself stands for the likelihood; between families, their
+        # mean likelihoods decide.
+        means = torch.stack([part.kernels.mean(0) for part in self._parts])
+        log_likelihoods = torch.stack(
+            [torch.logsumexp(-target * (part.misfit - best), 0) for part in self._parts]
+        )
+        return _average(means, torch.softmax(log_likelihoods, 0))
+
+
+class _Population:
+    """Particles of one family: points of its unit cube with their kernels and misfits."""
+
+    def __init__(
+        self, family: KernelFamily, count: int, generator: Generator, device: torch.device
+    ) -> None:
+        self._family = family
+        self._generator = generator
+        self._points = _uniform((count, family.n_parameters), generator, device)
+        self._periodic = torch.tensor(family.periodic, device=device)
+        self._log_target = torch.zeros(count, dtype=torch.float64, device=device)
+        self._beta = torch.zeros((), dtype=torch.float64, device=device)
+        self.kernels = family.render(self._points)
+        self.misfit = self._log_target
+
+    def score(self, statistics: GramStatistics) -> None:
+        """Set the misfit of every particle under new statistics."""
+        self.misfit = statistics.misfit(self.kernels).to(self._points.device)
+
+    def anneal(self, target: Tensor) -> None:
+        """Reweight to the inverse temperature nearest `target` that half the population bears."""
+        betas = target * 0.5 ** torch.arange(24, device=target.device)
+        log_weights = -betas[:, None] * self.misfit - self._log_target
+        weights = torch.softmax(log_weights, 1)
+        effective = 1 / weights.square().sum(1)
+        # The coldest that keeps half of the population; where none does, the one that keeps most.
+        enough = effective >= 0.5 * len(self.misfit)
+        chosen = torch.where(enough, len(self.misfit) + betas / target, effective).argmax()
+        self._beta = betas[chosen]
+        index = _systematic(weights[chosen], self._generator)
+        self._points = self._points[index]
+        self.kernels = self.kernels[index]
+        self.misfit = self.misfit[index]
+        self._log_target = -self._beta * self.misfit
+
+    def move(self, statistics: GramStatistics) -> None:
+        """Do one Metropolis step along differences between particles (DE-MC, ter Braak 2006)."""
+        count, dimension = self._points.shape
+        device = self._points.device
+        order = torch.rand(2, count, generator=self._generator).argsort(1).to(device)
+        difference = self._points[order[0]] - self._points[order[1]]
+        difference = torch.where(self._periodic, _wrapped(difference), difference)
+        step = 2.38 / (2 * dimension) ** 0.5
+        jitter = torch.randn(count, dimension, generator=self._generator).to(device)
+        points = self._points + step * difference + _JITTER * jitter
+        points = torch.where(self._periodic, points % 1.0, _reflected(points))
+        kernels = self._family.render(points)
+        misfit = statistics.misfit(kernels).to(device)
+        log_target = -self._beta * misfit
+        chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(device)
+        accepted = chance.log() < log_target - self._log_target
+        self._points = torch.where(accepted[:, None], points, self._points)
+        self.kernels = torch.where(
+            accepted.reshape(-1, *(1,) * (kernels.ndim - 1)), kernels, self.kernels
+        )
+        self.misfit = torch.where(accepted, misfit, self.misfit)
+        self._log_target = torch.where(accepted, log_target, self._log_target)
+
+
+# Keeps weights finite when a kernel fits exactly (delta of eq. 6), in normalised intensity squared.
+_MISFIT_FLOOR = 1e-10
+# Standard deviation of the random part of a move, in cube units.
+_JITTER = 0.01
+
+
+def make_sampler(
+    families: list[KernelFamily], config: RKSConfig, generator: Generator, device: torch.device
+) -> KernelSampler:
+    """Return the sampler that the config names."""
+    kind = PaperSampler if config.sampler == "paper" else SMCSampler
+    return kind(families, config, generator, device)
+
+
+def _draw(families: list[KernelFamily], generator: Generator, device: torch.device) -> Tensor:
+    index = int(torch.randint(len(families), (1,), generator=generator))
+    point = _uniform((1, families[index].n_parameters), generator, device)
+    return families[index].render(point)[0]
+
+
+def _uniform(shape: tuple[int, int], generator: Generator, device: torch.device) -> Tensor:
+    """Draw on the CPU, then move: the same kernels on every device."""
+    return torch.rand(shape, generator=generator).to(device)
+
+
+def _average(kernels: Tensor, weights: Tensor) -> Tensor:
+    weights = (weights / weights.sum()).to(kernels)
+    return torch.tensordot(weights, kernels, 1)
+
+
+def _systematic(weights: Tensor, generator: Generator) -> Tensor:
+    """Resample with one uniform draw: the index of each survivor (systematic resampling)."""
+    count = len(weights)
+    start = torch.rand(1, generator=generator, dtype=torch.float64).to(weights.device)
+    points = (torch.arange(count, device=weights.device) + start) / count
+    return torch.searchsorted(weights.cumsum(0), points).clamp_max(count - 1)
+
+
+def _wrapped(difference: Tensor) -> Tensor:
+    """Map differences of periodic parameters to [-½, ½)."""
+    return (difference + 0.5) % 1.0 - 0.5
+
+
+def _reflected(points: Tensor) -> Tensor:
+    """Mirror points outside the cube back into it."""
+    return 1 - (points % 2.0 - 1).abs()

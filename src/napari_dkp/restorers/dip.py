@@ -1,0 +1,146 @@
+"""The deep image prior as image restorer (DIP, eqs. 17-20)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from napari_dkp.config import DIPConfig
+from napari_dkp.degradation import Degradation
+from napari_dkp.engine import RestorerStep
+from napari_dkp.restorers.networks import INPUT_CHANNELS, initialise, make_network
+
+
+class DIPRestorer:
+    """Fits an untrained network G_x(z; φ_x) to one LR plane (eq. 19, image part).
+
+    Parameters
+    ----------
+    model : forward model of the plane, two spatial axes.
+    data : y in normalised intensity, shape (C, h, w).
+    config : network and fitting.
+    n_steps : planned steps; places the change from SSIM to squared error.
+    precision : dtype of the network's convolutions.
+    generator : CPU generator of z and of the initial φ_x.
+    """
+
+    def __init__(
+        self,
+        model: Degradation,
+        data: Tensor,
+        config: DIPConfig,
+        n_steps: int,
+        precision: torch.dtype,
+        generator: Generator,
+    ) -> None:
+        self._model = model
+        self._data = data
+        self._config = config
+        self._precision = precision
+        self._n_ssim = round(config.ssim_fraction * n_steps)
+        self._steps = 0
+        shape = model.domain_shape
+        noise = 0.1 * torch.rand(1, INPUT_CHANNELS, *shape, generator=generator)
+        network = make_network(config, len(data), shape)
+        initialise(network, generator)
+        layout = torch.channels_last
+        self._noise = noise.to(data.device, memory_format=layout)
+        self._network = network.to(data.device, memory_format=layout)
+        self._optimiser = torch.optim.Adam(
+            network.parameters(), config.learning_rate, fused=data.device.type != "mps"
+        )
+        self._ssim_loss = ssim_loss(data)
+        # The published prior sums over HR pixels and divides by the number of LR samples.
+        self._gradient_weight = config.gradient_weight * math.prod(model.scale)
+        self._average: Tensor | None = None
+
+    def step(self, kernel: Tensor) -> RestorerStep:
+        """Take one gradient step on φ_x under `kernel`, shape (K, K)."""
+        image = self._image()
+        predicted = self._model.forward(image, kernel)
+        squared = (predicted - self._data).square().mean()
+        fidelity = self._ssim_loss(predicted) if self._steps < self._n_ssim else squared
+        loss = fidelity + self._gradient_weight * sparse_gradients(image)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self._steps += 1
+        image = image.detach()
+        return RestorerStep(
+            image, self._averaged(self._model.crop(image)), loss.item(), squared.item() ** 0.5
+        )
+
+    def _image(self) -> Tensor:
+        """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""
+        with torch.autocast(
+            self._noise.device.type, self._precision, self._precision != torch.float32
+        ):
+            logits = self._network(self._noise)
+        return positive(logits[0].float())
+
+    def _averaged(self, image: Tensor) -> Tensor:
+        """Return the running mean of the iterates, started anew with the run."""
+        decay = min(self._config.averaging, 1 - 1 / self._steps)
+        self._average = image if self._average is None else torch.lerp(image, self._average, decay)
+        return self._average
+
+
+def positive(logits: Tensor) -> Tensor:
+    """Return intensities above a floor just below the data's minimum, without a ceiling.
+
+    The published sigmoid cannot go past the brightest LR sample, but what is small and bright is
+    brighter still before the blur. Exponential below ½, linear above: like the sigmoid around it.
+    """
+    return 0.5 + (0.5 + _MARGIN) * functional.elu(logits)
+
+
+# How far below the darkest LR sample the image may go, as a share of the data's range.
+_MARGIN = 0.05
+
+
+def sparse_gradients(image: Tensor) -> Tensor:
+    """Return the hyper-Laplacian energy mean(Σ_d |∂_d x|^0.67) over four directions."""
+    differences = (
+        image[:, 1:, 1:] - image[:, 1:, :-1],
+        image[:, 1:, 1:] - image[:, :-1, 1:],
+        image[:, 1:, 1:] - image[:, :-1, :-1],
+        image[:, 1:, :-1] - image[:, :-1, 1:],
+    )
+    # The exponent applies to |d|; the offset keeps its gradient finite at d = 0.
+    return torch.stack([(d.square() + 1e-8).pow(0.335).mean() for d in differences]).sum()
+
+
+def ssim_loss(data: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return 1 - SSIM(·, data) with a Gaussian window (11 taps, sigma 1.5), zero-padded.
+
+    Parameters
+    ----------
+    data : shape (C, h, w), intensities of range 1.
+    """
+    taps = torch.arange(-5, 6, device=data.device, dtype=data.dtype)
+    window = torch.softmax(-0.5 * (taps / 1.5) ** 2, 0)
+
+    def local_means(images: Tensor) -> Tensor:
+        images = functional.conv2d(images, window[None, None, :, None], padding=(5, 0))
+        return functional.conv2d(images, window[None, None, None, :], padding=(0, 5))
+
+    data = data[:, None]
+    mean, square = local_means(torch.cat([data, data**2], 0)).chunk(2)
+    variance = square - mean**2
+
+    def loss(predicted: Tensor) -> Tensor:
+        predicted = predicted[:, None]
+        moments = torch.cat([predicted, predicted**2, predicted * data], 0)
+        mean_p, square_p, product = local_means(moments).chunk(3)
+        variance_p = square_p - mean_p**2
+        covariance = product - mean_p * mean
+        luminance = (2 * mean_p * mean + _C1) / (mean_p**2 + mean**2 + _C1)
+        structure = (2 * covariance + _C2) / (variance_p + variance + _C2)
+        return 1 - (luminance * structure).mean()
+
+    return loss
+
+
+_C1, _C2 = 0.01**2, 0.03**2

@@ -1,0 +1,134 @@
+"""Architectures of image networks; nothing here knows how they are fitted."""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from napari_dkp.config import DIPConfig
+
+
+class SkipNetwork(nn.Module):
+    """Hourglass with skip connections, the network of the deep image prior (Ulyanov 2018).
+
+    Each scale halves the resolution by a strided convolution, passes the rest of the hourglass,
+    and joins the bilinearly upsampled result with a thin skip branch.
+
+    Parameters
+    ----------
+    in_channels, out_channels : of the noise and of the image.
+    widths : channels per scale, finest first.
+    skip_channels : channels of each skip branch.
+    padding : "reflect" as published, or "zeros", a third cheaper.
+    attention_from : first scale with a non-local block; None for none.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        widths: tuple[int, ...],
+        skip_channels: int = 16,
+        padding: str = "zeros",
+        attention_from: int | None = None,
+    ) -> None:
+        super().__init__()
+        attention = [
+            attention_from is not None and scale >= attention_from for scale in range(len(widths))
+        ]
+        self.down = nn.ModuleList()
+        self.skip = nn.ModuleList()
+        self.up = nn.ModuleList()
+        incoming = (in_channels, *widths[:-1])
+        outgoing = (*widths[1:], widths[-1])
+        for before, width, below, attends in zip(
+            incoming, widths, outgoing, attention, strict=True
+        ):
+            self.skip.append(_unit(before, skip_channels, 1, padding))
+            self.down.append(
+                nn.Sequential(
+                    _unit(before, width, 3, padding, stride=2),
+                    NonLocalBlock(width) if attends else nn.Identity(),
+                    _unit(width, width, 3, padding),
+                )
+            )
+            self.up.append(
+                nn.Sequential(
+                    nn.BatchNorm2d(skip_channels + below),
+                    _unit(skip_channels + below, width, 3, padding),
+                    _unit(width, width, 1, padding),
+                )
+            )
+        self.head = nn.Conv2d(widths[0], out_channels, 1)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map noise (B, in_channels, H, W) to logits (B, out_channels, H, W), any H and W."""
+        skips = []
+        x = noise
+        for down, skip in zip(self.down, self.skip, strict=True):
+            skips.append(skip(x))
+            x = down(x)
+        for up, skipped in zip(reversed(self.up), reversed(skips), strict=True):
+            x = functional.interpolate(x, size=skipped.shape[-2:], mode="bilinear")
+            x = up(torch.cat([skipped, x], 1))
+        return self.head(x)
+
+
+class NonLocalBlock(nn.Module):
+    """Residual attention over all positions (embedded Gaussian, Wang 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(1, channels // 2)
+        self.embed = nn.Conv2d(channels, 3 * inner, 1)
+        self.join = nn.Sequential(nn.Conv2d(inner, channels, 1), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        query, key, value = self.embed(x).flatten(2).mT.chunk(3, -1)
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.join(attended.mT.unflatten(2, x.shape[-2:]))
+
+
+def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> SkipNetwork:
+    """Return the image network that the config names, as deep as the image allows.
+
+    Parameters
+    ----------
+    channels : of the image.
+    shape : of the image network's output, HR pixels.
+    """
+    depth = max(1, min(5, int(math.log2(min(shape) / 8)))) if min(shape) >= 16 else 1
+    if config.network == "published":
+        return SkipNetwork(
+            INPUT_CHANNELS, channels, (128,) * depth, padding="reflect", attention_from=2
+        )
+    widths = (max(4, config.channels // 2), *(config.channels,) * (depth - 1))
+    return SkipNetwork(INPUT_CHANNELS, channels, widths)
+
+
+INPUT_CHANNELS = 3
+
+
+def initialise(module: nn.Module, generator: Generator) -> None:
+    """Draw every weight from a generator, by torch's own rule for the layer.
+
+    Uniform in ±1/√fan_in for weights and biases of linear and convolution layers; the global
+    random state is neither read nor moved.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            bound = layer.weight[0].numel() ** -0.5
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            if layer.bias is not None:
+                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+def _unit(
+    in_channels: int, out_channels: int, taps: int, padding: str, stride: int = 1
+) -> nn.Sequential:
+    convolution = nn.Conv2d(
+        in_channels, out_channels, taps, stride, padding=taps // 2, padding_mode=padding
+    )
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2))

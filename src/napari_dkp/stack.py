@@ -1,0 +1,369 @@
+"""Planes of an image, one after the other, through the engine; the composition root.
+
+Only this module joins restorers, kernel priors and the engine.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from napari_dkp import _checks, engine
+from napari_dkp.config import (
+    Boundary,
+    DIPConfig,
+    KernelFamilyName,
+    Method,
+    Phase,
+    PKEConfig,
+    Precision,
+    PresetName,
+    RKSConfig,
+    Settings,
+)
+from napari_dkp.degradation import Degradation
+from napari_dkp.device import resolve_device, resolve_precision
+from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, make_generator
+from napari_dkp.restorers.dip import DIPRestorer
+from napari_dkp.state import Restoration, State, Stop
+
+
+class Run:
+    """A restoration that can be watched, stopped, and asked for its result.
+
+    Everything is checked here, before any work. Iterate to run; each state is one image step of one
+    plane. Stop by not iterating further, then ask for `result`.
+
+    Parameters
+    ----------
+    image : array with axes as in `settings.axes`; dask and zarr arrays are read plane by plane.
+    settings : see `Settings`; None fields are resolved here.
+    kernel : known PSF in HR pixels, shape (K, K); the run is then non-blind.
+
+    Attributes
+    ----------
+    settings : resolved settings, axes filled in.
+    device : torch.device in use.
+    n_planes, n_steps : planes, and image steps over all of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the image, the kernel or a setting cannot be used; the message names it.
+    """
+
+    def __init__(
+        self, image: Any, settings: Settings, kernel: np.ndarray | None = None
+    ) -> None:
+        image = _as_array(image)
+        _checks.real_dtype("image", np.dtype(image.dtype))
+        axes = settings.axes or guess_axes(image.shape)
+        if len(axes) != len(image.shape):
+            raise ValueError(
+                f"axes: expected {len(image.shape)} letters for an image of shape "
+                f"{tuple(image.shape)}; got {axes!r}"
+            )
+        if 0 in image.shape:
+            raise ValueError(f"image: expected at least one pixel; got shape {tuple(image.shape)}")
+        self.settings = replace(settings, axes=axes).resolve()
+        self.device = resolve_device(settings.device)
+        self._image = image
+        self._spatial = tuple(axes.index(letter) for letter in "YX")
+        self._looped = tuple(axes.index(letter) for letter in axes if letter in "TZ")
+        self._channel = axes.find("C")
+        self._scales = self.settings.scales(len(self._spatial))
+        self._kernel = None if kernel is None else _checks.psf("kernel", kernel, len(self._spatial))
+        lr_shape = tuple(image.shape[axis] for axis in self._spatial)
+        sizes = self.settings.kernel_sizes(len(self._spatial))
+        self._model = Degradation(
+            lr_shape,
+            self._scales,
+            sizes if self._kernel is None else self._kernel.shape,
+            self.settings.phase,
+            self.settings.boundary,
+        )
+        _checks.not_smaller_than_kernel(
+            "image", lr_shape, self._scales, self._model.kernel_shape
+        )
+        shape = tuple(image.shape[axis] for axis in self._looped)
+        self._planes = list(np.ndindex(*shape))
+        self.n_planes = len(self._planes)
+        assert self.settings.iterations is not None  # resolved above
+        self.n_steps = self.n_planes * self.settings.iterations
+        self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
+        self._diverged = False
+        self._history: list[float] = []
+        self._seconds = 0.0
+        # A single plane is checked before the run starts; others when they are read.
+        if self.n_planes == 1:
+            self._read(self._planes[0])
+
+    def __iter__(self) -> Generator[State[np.ndarray], None, None]:
+        """Run from the start; yield a state per image step."""
+        self._states.clear()
+        self._history.clear()
+        self._diverged = False
+        began = perf_counter()
+        for number, index in enumerate(self._planes):
+            last = number == self.n_planes - 1
+            for state in self._restore_plane(self._read(index), index):
+                self._diverged |= state.stop is Stop.DIVERGED
+                self._states[index] = state
+                self._history.append(state.residual)
+                self._seconds = perf_counter() - began
+                stop = state.stop if last else Stop.RUNNING
+                if stop is Stop.COMPLETED and self._diverged:
+                    stop = Stop.DIVERGED
+                done = number * (self.n_steps // self.n_planes)
+                yield replace(state, step=done + state.step, n_steps=self.n_steps, stop=stop)
+
+    def result(self) -> Restoration:
+        """Return what there is: also of a run that was stopped.
+
+        Planes that the run did not reach hold their interpolated source, and the kernel of the last
+        plane it did reach.
+
+        Raises
+        ------
+        ValueError
+            If no step has been done.
+        """
+        if not self._states:
+            raise ValueError("result: expected a run of at least one step; got none")
+        latest = next(reversed(self._states.values()))
+        planes = []
+        kernels = []
+        for index in self._planes:
+            state = self._states.get(index)
+            planes.append(self._interpolated(index) if state is None else state.image)
+            kernels.append((state or latest).kernel)
+        looped = tuple(self._image.shape[axis] for axis in self._looped)
+        image = np.stack(planes).reshape(*looped, *planes[0].shape)
+        image = np.moveaxis(image, range(len(looped)), self._looped)
+        complete = len(self._states) == self.n_planes and latest.stop is not Stop.RUNNING
+        stop = Stop.CANCELLED
+        if complete:
+            stop = Stop.DIVERGED if self._diverged else Stop.COMPLETED
+        return Restoration(
+            image=np.ascontiguousarray(image),
+            kernel=np.stack(kernels).reshape(*looped, *latest.kernel.shape),
+            settings=self.settings,
+            seed=self.settings.seed,
+            device=str(self.device),
+            seconds=self._seconds,
+            stop=stop,
+            history=tuple(self._history),
+            known_kernel=self._kernel is not None,
+        )
+
+    def _restore_plane(
+        self, plane: np.ndarray, index: tuple[int, ...]
+    ) -> Generator[State[np.ndarray], None, None]:
+        """Restore one plane of shape (C, h, w); yield states in its intensity units."""
+        settings = self.settings
+        assert settings.rks and settings.pke and settings.dip and settings.iterations
+        scaling = _Scaling.of(plane)
+        data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
+        generator = make_generator(settings.seed)
+        restorer = DIPRestorer(
+            self._model,
+            data,
+            settings.dip,
+            settings.iterations,
+            resolve_precision(settings.precision, self.device),
+            generator,
+        )
+        prior: engine.KernelPrior
+        if self._kernel is None:
+            prior = DynamicKernelPrior(
+                self._model, data, settings.kernel_family, settings.rks, settings.pke, generator
+            )
+        else:
+            prior = KnownKernel(torch.from_numpy(self._kernel).to(self.device))
+        start = functional.interpolate(data[None], self._model.hr_shape, mode="bilinear")[0]
+        for state in engine.alternate(restorer, prior, start, settings.iterations):
+            yield replace(
+                state,
+                image=self._as_read(scaling.restore(state.image.cpu().numpy())),
+                kernel=state.kernel.cpu().numpy(),
+                residual=scaling.range * state.residual,
+                plane=index,
+            )
+
+    def _read(self, index: tuple[int, ...]) -> np.ndarray:
+        """Load and check one plane; return it as float32 of shape (C, h, w)."""
+        where: list[int | slice] = [slice(None)] * len(self._image.shape)
+        for axis, position in zip(self._looped, index, strict=True):
+            where[axis] = position
+        plane = np.asarray(self._image[tuple(where)])
+        name = "image" if self.n_planes == 1 else f"image, plane {index}"
+        _checks.finite(name, plane)
+        _checks.varying(name, plane)
+        return self._channels_first(plane.astype(np.float32))
+
+    def _interpolated(self, index: tuple[int, ...]) -> np.ndarray:
+        plane = torch.from_numpy(self._read(index))
+        size = self._model.hr_shape
+        return self._as_read(functional.interpolate(plane[None], size, mode="bilinear")[0].numpy())
+
+    def _channels_first(self, plane: np.ndarray) -> np.ndarray:
+        return plane[None] if self._channel < 0 else np.moveaxis(plane, self._channel_axis, 0)
+
+    def _as_read(self, plane: np.ndarray) -> np.ndarray:
+        """Put the channels of (C, sh, sw) back where the input has them."""
+        return plane[0] if self._channel < 0 else np.moveaxis(plane, 0, self._channel_axis)
+
+    @property
+    def _channel_axis(self) -> int:
+        """Axis of the channels in a plane, looped axes taken out."""
+        return self._channel - sum(axis < self._channel for axis in self._looped)
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """The affine map between an image's intensity units and those of the engine, [0, 1]."""
+
+    low: float
+    range: float
+
+    @classmethod
+    def of(cls, plane: np.ndarray) -> "_Scaling":
+        low, high = float(plane.min()), float(plane.max())
+        return cls(low, high - low)
+
+    def normalise(self, plane: np.ndarray) -> np.ndarray:
+        return (plane - np.float32(self.low)) / np.float32(self.range)
+
+    def restore(self, plane: np.ndarray) -> np.ndarray:
+        return plane * np.float32(self.range) + np.float32(self.low)
+
+
+def iter_restore(
+    image: Any,
+    *,
+    scale: int | tuple[int, ...] = 2,
+    axes: str | None = None,
+    method: Method = "dip",
+    kernel_family: KernelFamilyName = "auto",
+    kernel_size: int | tuple[int, ...] | None = None,
+    kernel: np.ndarray | None = None,
+    preset: PresetName = "balanced",
+    iterations: int | None = None,
+    phase: Phase = "area",
+    boundary: Boundary = "free",
+    device: str = "auto",
+    precision: Precision = "auto",
+    seed: int = 0,
+    rks: RKSConfig | None = None,
+    pke: PKEConfig | None = None,
+    dip: DIPConfig | None = None,
+) -> Iterator[State[np.ndarray]]:
+    """Restore an image step by step: see every state, stop when satisfied.
+
+    Parameters
+    ----------
+    image : numpy, dask, zarr or torch array of integers or floats.
+    kernel : known PSF in HR pixels, shape (K, K); None finds it.
+    scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
+precision, seed, rks, pke, dip : see `Settings`.
+
+    Returns
+    -------
+    Iterator of `State`, one per image step. Arguments are checked at the call, not at the first
+    step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument cannot be used; the message names it.
+
+    Examples
+    --------
+    >>> for state in iter_restore(image, scale=2):  # doctest: +SKIP
+    ...     if state.residual < noise:
+    ...         break
+    """
+    settings = Settings(
+        scale=scale,
+        axes=axes,
+        method=method,
+        kernel_family=kernel_family,
+        kernel_size=kernel_size,
+        preset=preset,
+        iterations=iterations,
+        phase=phase,
+        boundary=boundary,
+        device=device,
+        precision=precision,
+        seed=seed,
+        rks=rks,
+        pke=pke,
+        dip=dip,
+    )
+    return iter(Run(image, settings, kernel))
+
+
+def restore(
+    image: Any,
+    *,
+    kernel: np.ndarray | None = None,
+    progress: bool | Callable[[State[np.ndarray]], object] = False,
+    **settings: Any,
+) -> Restoration:
+    """Restore an image: find the sharp image and the blur kernel that make it.
+
+    Parameters
+    ----------
+    image : numpy, dask, zarr or torch array of integers or floats.
+    kernel : known PSF in HR pixels, shape (K, K); None finds it.
+    progress : True shows a bar; a function is called with every state.
+    **settings : fields of `Settings`, e.g. ``scale=2, preset="fast"``.
+
+    Returns
+    -------
+    Restoration
+        Image in the input's intensity units, kernel, and what is needed to repeat the run.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument cannot be used; the message names it.
+    """
+    run = Run(image, Settings(**settings), kernel)
+    if callable(progress):
+        for state in run:
+            progress(state)
+    else:
+        for _ in tqdm(run, total=run.n_steps, unit="step", disable=not progress):
+            pass
+    return run.result()
+
+
+def guess_axes(shape: Sequence[int]) -> str:
+    """Return the axes of an image of this shape, channels only where they look like RGB(A).
+
+    Raises
+    ------
+    ValueError
+        If the shape has fewer than two or more than five axes.
+    """
+    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 30:
+        return "YXC"
+    names = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+    if len(shape) not in names:
+        raise ValueError(f"image: expected 2 to 5 axes; got {len(shape)}, shape {tuple(shape)}")
+    return names[len(shape)]
+
+
+def _as_array(image: Any) -> Any:
+    """Return something with shape, dtype and slicing; lazy arrays stay lazy."""
+    if isinstance(image, torch.Tensor):
+        return image.detach().cpu().numpy()
+    if all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__")):
+        return image
+    return np.asarray(image)
