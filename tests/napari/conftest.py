@@ -1,0 +1,94 @@
+import sys
+import time
+import types
+from importlib import import_module
+from importlib.util import find_spec
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from napari_dkp.state import Restoration, State, Stop
+
+
+class FakeRun:
+    """Behaves as `napari_dkp.stack.Run` without its cost: enlarges by repetition."""
+
+    delay = 0.0
+    fail_at: int | None = None
+    error: BaseException = RuntimeError("broken")
+    runs: ClassVar[list["FakeRun"]] = []
+
+    def __init__(self, image, settings, kernel=None):
+        self.image, self.given = np.asarray(image), kernel
+        self.settings = settings.resolve()
+        self.device = "cpu"
+        self.closed = False
+        axes = self.settings.axes
+        self.looped = [axes.index(axis) for axis in axes if axis in "TZ"]
+        self.n_planes = int(np.prod([self.image.shape[i] for i in self.looped], dtype=int))
+        self.n_steps = self.settings.iterations * self.n_planes
+        self.done = 0
+        sizes = self.settings.kernel_sizes(2)
+        values = np.exp(-(((np.indices(sizes) - sizes[0] // 2) / 2.0) ** 2).sum(0))
+        self.kernel = (values / values.sum() if kernel is None else kernel).astype(np.float32)
+        enlarged = self.image.astype(np.float32)
+        for axis, factor in zip("YX", self.settings.scales(2), strict=True):
+            enlarged = enlarged.repeat(factor, axes.index(axis))
+        self.enlarged = enlarged
+        type(self).runs.append(self)
+
+    def __iter__(self):
+        planes = list(np.ndindex(*[self.image.shape[i] for i in self.looped]))
+        try:
+            for step in range(1, self.n_steps + 1):
+                time.sleep(self.delay)
+                if step == self.fail_at:
+                    raise self.error
+                plane = planes[(step - 1) // self.settings.iterations]
+                index = [slice(None)] * self.image.ndim
+                for position, number in zip(self.looped, plane, strict=True):
+                    index[position] = number
+                self.done = step
+                stop = Stop.COMPLETED if step == self.n_steps else Stop.RUNNING
+                yield State(
+                    step=step,
+                    n_steps=self.n_steps,
+                    image=self.enlarged[tuple(index)],
+                    kernel=self.kernel,
+                    loss=1 / step,
+                    residual=1 / step,
+                    stop=stop,
+                    plane=plane,
+                )
+        finally:
+            self.closed = True
+
+    def result(self):
+        looped = [self.image.shape[i] for i in self.looped]
+        return Restoration(
+            image=self.enlarged,
+            kernel=np.broadcast_to(self.kernel, (*looped, *self.kernel.shape)),
+            settings=self.settings,
+            seed=self.settings.seed,
+            device="cpu",
+            seconds=0.5,
+            stop=Stop.COMPLETED if self.done == self.n_steps else Stop.CANCELLED,
+            history=tuple(1 / step for step in range(1, self.done + 1)),
+            known_kernel=self.given is not None,
+        )
+
+
+@pytest.fixture
+def fake_run(monkeypatch):
+    """Put a fresh `FakeRun` in place of the real one; set its class attributes to steer it."""
+
+    class Fake(FakeRun):
+        runs: ClassVar[list[FakeRun]] = []
+
+    if find_spec("napari_dkp.stack") is None:
+        module = types.ModuleType("napari_dkp.stack")
+        monkeypatch.setitem(sys.modules, "napari_dkp.stack", module)
+        monkeypatch.setattr("napari_dkp.stack", module, raising=False)
+    monkeypatch.setattr(import_module("napari_dkp.stack"), "Run", Fake, raising=False)
+    return Fake

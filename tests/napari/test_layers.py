@@ -1,0 +1,291 @@
+import numpy as np
+import pytest
+from napari.layers import Image, Labels, Layer, Shapes
+
+import napari_dkp as dkp
+from napari_dkp._napari.layers import restore_layer, settings_from_layer, snippet
+from napari_dkp._napari.source import layer_axes
+
+TURNED = {"rotate": 30, "shear": [0.2], "affine": [[1, 0.3, 5], [-0.2, 1.1, 7], [0, 0, 1]]}
+
+
+def picture(*shape, dtype=np.uint16, seed=0):
+    return np.random.default_rng(seed).integers(0, 200, shape).astype(dtype)
+
+
+def restored(layer, **options):
+    options = {"iterations": 2, **options}
+    return [Layer.create(*entry) for entry in restore_layer(layer, **options)]
+
+
+def world(layer, *pixel):
+    return np.array(layer.data_to_world(pixel))
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("transform", [{}, TURNED])
+def test_restored_pixels_lie_over_the_source_pixel_they_divide(fake_run, scale, transform):
+    layer = Image(picture(12, 15), scale=(0.5, 0.2), translate=(3, -4), **transform)
+    image, _ = restored(layer, scale=scale)
+    inner = np.arange(scale)
+    block = np.array([world(image, scale * 7 + i, scale * 4 + j) for i in inner for j in inner])
+    np.testing.assert_allclose(block.mean(axis=0), world(layer, 7, 4))
+    for corner, fine in [((-0.5, -0.5), (-0.5, -0.5)), ((11.5, 14.5), (12 * scale - 0.5, None))]:
+        fine = (fine[0], 15 * scale - 0.5 if fine[1] is None else fine[1])
+        np.testing.assert_allclose(world(image, *fine), world(layer, *corner))
+
+
+def test_fkp_phase_puts_source_pixels_where_the_benchmark_has_them(fake_run):
+    layer = Image(picture(12, 15), scale=(0.5, 0.2), **TURNED)
+    image, _ = restored(layer, scale=4, phase="fkp")
+    np.testing.assert_allclose(world(image, 4 * 6 - 1.5, 4 * 3 - 1.5), world(layer, 6, 3))
+
+
+@pytest.mark.parametrize("transform", [{}, TURNED])
+def test_region_lies_over_its_place(fake_run, transform):
+    layer = Image(picture(20, 30), scale=(0.5, 0.5), **transform)
+    corners = [layer.data_to_world(p) for p in [(3.6, 4.4), (3.6, 19.7), (14.3, 19.7), (14.3, 4.4)]]
+    shapes = Shapes([np.array(corners)], shape_type="polygon")
+    image, _ = restored(layer, region=shapes)
+    np.testing.assert_array_equal(fake_run.runs[0].image, layer.data[4:15, 5:20])
+    assert image.data.shape == (22, 30)
+    np.testing.assert_allclose(world(image, -0.5, -0.5), world(layer, 3.5, 4.5))
+    assert image.metadata["napari_dkp"]["region"] == ((4, 15), (5, 20))
+
+
+def test_region_is_the_selected_shape_else_the_last(fake_run):
+    layer = Image(picture(40, 40))
+    squares = [np.array([[a, a], [a, a + 9], [a + 9, a + 9], [a + 9, a]]) - 0.5 for a in (2, 20)]
+    shapes = Shapes(squares)
+    restored(layer, region=shapes)
+    shapes.selected_data = {0}
+    restored(layer, region=shapes)
+    np.testing.assert_array_equal(fake_run.runs[0].image, layer.data[20:29, 20:29])
+    np.testing.assert_array_equal(fake_run.runs[1].image, layer.data[2:11, 2:11])
+
+
+def test_region_is_clipped_and_must_touch_the_image(fake_run):
+    layer = Image(picture(20, 20), name="cells")
+    restored(layer, region=((-5, 12), (9, 99)))
+    np.testing.assert_array_equal(fake_run.runs[0].image, layer.data[:12, 9:])
+    with pytest.raises(ValueError, match="region: expected a rectangle over the layer 'cells'"):
+        restore_layer(layer, region=((30, 40), (0, 5)))
+    with pytest.raises(ValueError, match="got none"):
+        restore_layer(layer, region=Shapes())
+
+
+@pytest.mark.parametrize("transform", [{}, TURNED])
+def test_kernel_lies_beside_the_image_level_with_its_top(fake_run, transform):
+    layer = Image(picture(20, 30), scale=(0.5, 0.5), translate=(8, 9), **transform)
+    for region in (None, ((4, 15), (5, 20))):
+        _, kernel = restored(layer, region=region)
+        corner = np.array(layer.world_to_data(world(kernel, -0.5, -0.5)))
+        assert corner[0] == pytest.approx(-0.5)
+        assert corner[1] > 29.5
+        far = np.array(layer.world_to_data(world(kernel, 10.5, 10.5)))
+        np.testing.assert_allclose(far - corner, 11 / 2)  # eleven restored pixels
+
+
+def test_both_layers_keep_units_labels_and_looks(fake_run):
+    layer = Image(
+        picture(12, 15),
+        name="actin",
+        units=("um", "um"),
+        axis_labels=("y", "x"),
+        scale=(0.2, 0.2),
+        colormap="green",
+        blending="additive",
+        contrast_limits=(10, 90),
+        gamma=0.7,
+    )
+    image, kernel = restored(layer)
+    assert (image.name, kernel.name) == ("actin [DKP ×2]", "actin [DKP kernel]")
+    for result in (image, kernel):
+        assert result.units == layer.units
+        assert result.axis_labels == layer.axis_labels
+        np.testing.assert_allclose(result.scale, 0.1)
+    assert image.colormap.name == "green"
+    assert image.blending == "additive"
+    assert list(image.contrast_limits) == [10, 90]
+    assert image.gamma == pytest.approx(0.7)
+    assert image.data.dtype == np.float32
+    assert kernel.contrast_limits[0] == 0
+    assert kernel.contrast_limits[1] == pytest.approx(kernel.data.max())
+
+
+def test_rgb_keeps_its_type_and_alpha(fake_run):
+    colour = picture(40, 50, 4, dtype=np.uint8)
+    image, kernel = restored(Image(colour, rgb=True))
+    assert fake_run.runs[0].image.shape == (40, 50, 3)
+    assert fake_run.runs[0].settings.axes == "YXC"
+    assert image.rgb and image.data.dtype == np.uint8 and image.ndim == 2
+    np.testing.assert_array_equal(image.data[::2, ::2], colour)
+    np.testing.assert_array_equal(image.data[1::2, 1::2], colour)
+    assert kernel.ndim == 2 and not kernel.rgb
+
+
+def test_rgb_outside_its_range_is_clipped_not_wrapped(fake_run, monkeypatch):
+    result = fake_run.result
+    shifted = lambda run: dkp.Restoration(  # noqa: E731
+        **{
+            f: getattr(result(run), f) for f in dkp.Restoration.__dataclass_fields__ if f != "image"
+        },
+        image=result(run).image + 100.6,
+    )
+    monkeypatch.setattr(fake_run, "result", shifted)
+    colour = np.full((40, 40, 3), 200, np.uint8)
+    colour[:20] = 7
+    image, _ = restored(Image(colour, rgb=True))
+    assert image.data[-1, -1, 0] == 255
+    assert image.data[0, 0, 0] == 108
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "rgb", "axes"),
+    [
+        ((9, 9), None, False, "YX"),
+        ((5, 9, 9), None, False, "ZYX"),
+        ((2, 5, 9, 9), None, False, "TZYX"),
+        ((2, 9, 9), ("c", "y", "x"), False, "CYX"),
+        ((2, 9, 9), ("channel", "", ""), False, "CYX"),
+        ((2, 9, 9), ("t", "y", "x"), False, "TYX"),
+        ((4, 2, 5, 9, 9), ("t", "C", "z", "y", "x"), False, "TCZYX"),
+        ((4, 2, 5, 9, 9), ("", "c", "", "y", "x"), False, "TCZYX"),
+        ((9, 9, 5), ("y", "x", "z"), False, "YXZ"),
+        ((3, 40, 40, 3), None, True, "ZYXC"),
+    ],
+)
+def test_axes_come_from_labels(shape, labels, rgb, axes):
+    options = {} if labels is None else {"axis_labels": labels}
+    assert layer_axes(Image(np.zeros(shape), rgb=rgb, **options)) == axes
+
+
+def test_too_many_unlabelled_axes_are_explained():
+    with pytest.raises(ValueError, match="Label the channel axis 'c'"):
+        layer_axes(Image(np.zeros((2, 2, 2, 9, 9))))
+
+
+def test_stack_with_channels(fake_run):
+    layer = Image(
+        picture(3, 2, 12, 15),
+        axis_labels=("z", "c", "y", "x"),
+        scale=(2, 1, 0.5, 0.5),
+        translate=(1, 0, 0, 0),
+    )
+    image, kernel = restored(layer, region=((2, 12), (3, 12)), plane=(2,))
+    np.testing.assert_array_equal(fake_run.runs[0].image, layer.data[2:3, :, 2:12, 3:12])
+    assert image.data.shape == (1, 2, 20, 18)
+    np.testing.assert_allclose(world(image, 0, 1, -0.5, -0.5), world(layer, 2, 1, 1.5, 2.5))
+    assert kernel.data.shape == (1, 2, 11, 11)
+    np.testing.assert_allclose(world(kernel, 0, 0, 0, 0)[:2], world(layer, 2, 0, 0, 0)[:2])
+
+
+def test_lazy_layers_are_sliced_before_they_are_read(fake_run, monkeypatch):
+    class Lazy:
+        """Refuses to be read whole."""
+
+        shape, dtype, ndim = (10**6, 40, 50), np.dtype(np.uint16), 3
+
+        def __getitem__(self, index):
+            lengths = [len(range(*s.indices(n))) for s, n in zip(index, self.shape, strict=True)]
+            assert np.prod(lengths) < 10**6
+            return picture(*lengths)
+
+    layer = Image(np.zeros((2, 40, 50)))
+    monkeypatch.setattr(Image, "data", Lazy())
+    image, _ = restore_layer(layer, plane=(7,), iterations=1)
+    assert image[0].shape == (1, 80, 100)
+
+
+def test_dask_and_multiscale_layers(fake_run):
+    dask = pytest.importorskip("dask.array")
+    values = picture(40, 50)
+    restored(Image(dask.from_array(values, chunks=16)), region=((0, 20), (0, 20)))
+    np.testing.assert_array_equal(fake_run.runs[0].image, values[:20, :20])
+    pyramid = Image([values, values[::2, ::2]], multiscale=True, scale=(0.3, 0.3))
+    image, _ = restored(pyramid)
+    assert image.data.shape == (80, 100)
+    np.testing.assert_allclose(world(image, 79.5, 99.5), world(pyramid, 39.5, 49.5))
+
+
+def test_known_kernel_from_a_layer_must_have_restored_pixels(fake_run):
+    layer = Image(picture(12, 15), scale=(0.2, 0.2), units=("um", "um"))
+    psf = np.ones((5, 5), np.float32) / 25
+    restored(layer, kernel=Image(psf, scale=(0.1, 0.1), units=("um", "um")))
+    np.testing.assert_array_equal(fake_run.runs[0].given, psf)
+    restored(layer, kernel=Image(psf))  # uncalibrated
+    with pytest.raises(ValueError, match=r"kernel: expected restored pixels, 0\.1 × 0\.1"):
+        restore_layer(layer, kernel=Image(psf, scale=(0.2, 0.2), units=("um", "um")))
+
+
+def test_own_kernel_layer_of_a_stack_can_be_used_again(fake_run):
+    layer = Image(picture(2, 12, 15), axis_labels=("c", "y", "x"))
+    _, kernel = restored(layer)
+    restored(layer, kernel=kernel)
+    assert fake_run.runs[1].given.shape == (11, 11)
+    varied = Image(np.stack([kernel.data[0], kernel.data[0].T * 2]))
+    with pytest.raises(ValueError, match="kernel: expected one plane"):
+        restore_layer(layer, kernel=varied)
+
+
+def test_wrong_layers_and_planes_are_named(fake_run):
+    with pytest.raises(TypeError, match="layer: expected an image layer; got Labels"):
+        restore_layer(Labels(np.zeros((9, 9), int)))
+    with pytest.raises(ValueError, match="plane: expected one index"):
+        restore_layer(Image(picture(3, 9, 9)), plane=(1, 1))
+    with pytest.raises(ValueError, match="plane: expected an integer from 0 to 2"):
+        restore_layer(Image(picture(3, 9, 9)), plane=(3,))
+    with pytest.raises(ValueError, match="axes: expected one letter for each"):
+        restore_layer(Image(picture(3, 9, 9)), axes="YX")
+
+
+def test_settings_travel_with_the_layers(fake_run):
+    layer = Image(picture(40, 40), name="actin")
+    options = {
+        "scale": 3,
+        "preset": "fast",
+        "seed": 5,
+        "kernel_family": "gaussian",
+        "dip": dkp.DIPConfig(channels=8),
+        "rks": dkp.RKSConfig(gaussian_variance=(0.5, 4)),
+    }
+    image, kernel = restored(layer, iterations=7, **options)
+    expected = dkp.Settings(**options, iterations=7, axes="YX").resolve()
+    assert settings_from_layer(image) == settings_from_layer(kernel) == expected
+    facts = kernel.metadata["napari_dkp"]
+    assert facts["version"] == dkp.__version__
+    assert (facts["seed"], facts["device"], facts["stop"]) == (5, "cpu", "COMPLETED")
+    assert (facts["source"], facts["region"], facts["kernel"]) == ("actin", None, None)
+    assert facts["seconds"] > 0
+    with pytest.raises(ValueError, match="'actin' is none"):
+        settings_from_layer(layer)
+
+
+def test_history_in_metadata_stays_short_and_ends_with_the_last(fake_run):
+    image, _ = restored(Image(picture(12, 12)), iterations=1234)
+    residuals = image.metadata["napari_dkp"]["residuals"]
+    assert 50 <= len(residuals) <= 100
+    assert residuals[-1] == pytest.approx(1 / 1234)
+
+
+def test_snippet_names_only_what_differs(fake_run):
+    image, _ = restored(
+        Image(picture(40, 40), name="a 'b'"),
+        preset="fast",
+        iterations=200,
+        region=((0, 20), (0, 20)),
+    )
+    text = snippet(image)
+    compile(text, "snippet", "exec")
+    assert "iterations" not in text and "dip" not in text
+    assert "region=((0, 20), (0, 20))" in text
+
+
+def test_steps_stop_a_run_early(fake_run):
+    states = []
+    image, _ = restored(Image(picture(12, 12)), iterations=9, steps=4, progress=states.append)
+    assert [state.step for state in states] == [1, 2, 3, 4]
+    assert image.metadata["napari_dkp"]["stop"] == "CANCELLED"
+    assert image.metadata["napari_dkp"]["steps"] == 4
+    assert fake_run.runs[0].closed
+    assert "steps=4" in snippet(image)
