@@ -121,6 +121,13 @@ class Source:
             return None
         return tuple(self.window[self.axes.index(axis)] for axis in "YX")
 
+    def index(self, plane: Sequence[int]) -> tuple[int | slice, ...]:
+        """Return what selects one plane, a `State.plane`, from an array with these axes."""
+        if not plane:
+            return (slice(None),) * len(self.axes)
+        numbers = iter(plane)
+        return tuple(next(numbers) if axis in "TZ" else slice(None) for axis in self.axes)
+
     def read(self) -> np.ndarray:
         """Load the window into memory, the alpha of RGBA included."""
         return np.asarray(self.data[tuple(slice(*bounds) for bounds in self.window)])
