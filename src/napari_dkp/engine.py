@@ -46,6 +46,9 @@ class KernelPrior(Protocol):
         """Return a kernel for the image; for None, one that no image has informed."""
 
 
+# Image steps per kernel update, as published.
+KERNEL_EVERY = 5
+
 Array = TypeVar("Array")
 StateGenerator = Generator[State[Array], None, None]
 
@@ -55,7 +58,7 @@ def alternate(
     prior: KernelPrior,
     start: Tensor,
     n_steps: int,
-    kernel_every: int = 5,
+    kernel_every: int = KERNEL_EVERY,
 ) -> StateGenerator[Tensor]:
     """Alternate kernel and image updates (Alg. 2, eqs. 14-16).
 

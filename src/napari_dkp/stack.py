@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -93,8 +94,8 @@ class Run:
         shape = tuple(image.shape[axis] for axis in self._looped)
         self._planes = list(np.ndindex(*shape))
         self.n_planes = len(self._planes)
-        assert self.settings.iterations is not None  # resolved above
-        self.n_steps = self.n_planes * self.settings.iterations
+        self._steps_per_plane = self.settings.iterations or 0
+        self.n_steps = self.n_planes * self._steps_per_plane
         self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
         self._diverged = False
         self._history: list[float] = []
@@ -119,7 +120,7 @@ class Run:
                 stop = state.stop if last else Stop.RUNNING
                 if stop is Stop.COMPLETED and self._diverged:
                     stop = Stop.DIVERGED
-                done = number * (self.n_steps // self.n_planes)
+                done = number * self._steps_per_plane
                 yield replace(state, step=done + state.step, n_steps=self.n_steps, stop=stop)
 
     def result(self) -> Restoration:
@@ -165,28 +166,11 @@ class Run:
         self, plane: np.ndarray, index: tuple[int, ...]
     ) -> Generator[State[np.ndarray], None, None]:
         """Restore one plane of shape (C, h, w); yield states in its intensity units."""
-        settings = self.settings
-        assert settings.rks and settings.pke and settings.dip and settings.iterations
-        scaling = _Scaling.of(plane)
+        scaling = _Scaling.of(plane, self._image.dtype)
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
-        generator = make_generator(settings.seed)
-        restorer = DIPRestorer(
-            self._model,
-            data,
-            settings.dip,
-            settings.iterations,
-            resolve_precision(settings.precision, self.device),
-            generator,
-        )
-        prior: engine.KernelPrior
-        if self._kernel is None:
-            prior = DynamicKernelPrior(
-                self._model, data, settings.kernel_family, settings.rks, settings.pke, generator
-            )
-        else:
-            prior = KnownKernel(torch.from_numpy(self._kernel).to(self.device))
+        restorer, prior = build(self._model, data, scaling.bounds, self.settings, self._kernel)
         start = functional.interpolate(data[None], self._model.hr_shape, mode="bilinear")[0]
-        for state in engine.alternate(restorer, prior, start, settings.iterations):
+        for state in engine.alternate(restorer, prior, start, self._steps_per_plane):
             yield replace(
                 state,
                 image=self._as_read(scaling.restore(state.image.cpu().numpy())),
@@ -226,21 +210,68 @@ class Run:
 
 @dataclass(frozen=True)
 class _Scaling:
-    """The affine map between an image's intensity units and those of the engine, [0, 1]."""
+    """The affine map between an image's intensity units and those of the engine.
+
+    The data spans [0, 1]; the restored image may leave that range within `bounds`: what is small
+    is brighter before the blur, but nothing passes the limits of an integer type.
+    """
 
     low: float
     range: float
+    bounds: tuple[float, float]
 
     @classmethod
-    def of(cls, plane: np.ndarray) -> "_Scaling":
+    def of(cls, plane: np.ndarray, dtype: np.dtype) -> "_Scaling":
         low, high = float(plane.min()), float(plane.max())
-        return cls(low, high - low)
+        span = high - low
+        floor, ceiling = low - _ROOM_BELOW * span, high + _ROOM_ABOVE * span
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            floor, ceiling = max(floor, float(limits.min)), min(ceiling, float(limits.max))
+        return cls(low, span, ((floor - low) / span, (ceiling - low) / span))
 
     def normalise(self, plane: np.ndarray) -> np.ndarray:
         return (plane - np.float32(self.low)) / np.float32(self.range)
 
     def restore(self, plane: np.ndarray) -> np.ndarray:
         return plane * np.float32(self.range) + np.float32(self.low)
+
+
+# Shares of the data's range by which the restored image may go beyond it.
+_ROOM_BELOW = 0.1
+_ROOM_ABOVE = 0.5
+
+
+def build(
+    model: Degradation,
+    data: Tensor,
+    bounds: tuple[float, float],
+    settings: Settings,
+    kernel: np.ndarray | None = None,
+) -> tuple[engine.ImageRestorer, engine.KernelPrior]:
+    """Return a fresh image restorer and kernel prior for one plane.
+
+    Parameters
+    ----------
+    model : forward model of the plane.
+    data : LR plane in normalised intensity on its device, shape (C, h, w).
+    bounds : lowest and highest intensity of the restored image, normalised.
+    settings : resolved settings.
+    kernel : known PSF, float32, shape model.kernel_shape; None for a blind run.
+    """
+    if not (settings.rks and settings.pke and settings.dip and settings.iterations):
+        raise ValueError("settings: expected resolved settings; got some with open fields")
+    generator = make_generator(settings.seed)
+    precision = resolve_precision(settings.precision, data.device)
+    restorer = DIPRestorer(
+        model, data, bounds, settings.dip, settings.iterations, precision, generator
+    )
+    if kernel is not None:
+        return restorer, KnownKernel(torch.from_numpy(kernel).to(data.device))
+    prior = DynamicKernelPrior(
+        model, data, settings.kernel_family, settings.rks, settings.pke, generator
+    )
+    return restorer, prior
 
 
 def iter_restore(

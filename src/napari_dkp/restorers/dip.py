@@ -1,7 +1,6 @@
 """The deep image prior as image restorer (DIP, eqs. 17-20)."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -20,6 +19,7 @@ class DIPRestorer:
     ----------
     model : forward model of the plane, two spatial axes.
     data : y in normalised intensity, shape (C, h, w).
+    bounds : lowest and highest intensity that the image may take, normalised.
     config : network and fitting.
     n_steps : planned steps; places the change from SSIM to squared error.
     precision : dtype of the network's convolutions.
@@ -30,6 +30,7 @@ class DIPRestorer:
         self,
         model: Degradation,
         data: Tensor,
+        bounds: tuple[float, float],
         config: DIPConfig,
         n_steps: int,
         precision: torch.dtype,
@@ -37,6 +38,7 @@ class DIPRestorer:
     ) -> None:
         self._model = model
         self._data = data
+        self._bounds = bounds
         self._config = config
         self._precision = precision
         self._n_ssim = round(config.ssim_fraction * n_steps)
@@ -51,7 +53,7 @@ class DIPRestorer:
         self._optimiser = torch.optim.Adam(
             network.parameters(), config.learning_rate, fused=data.device.type != "mps"
         )
-        self._ssim_loss = ssim_loss(data)
+        self._ssim_loss = SSIMLoss(data)
         # The published prior sums over HR pixels and divides by the number of LR samples.
         self._gradient_weight = config.gradient_weight * math.prod(model.scale)
         self._average: Tensor | None = None
@@ -61,7 +63,10 @@ class DIPRestorer:
         image = self._image()
         predicted = self._model.forward(image, kernel)
         squared = (predicted - self._data).square().mean()
-        fidelity = self._ssim_loss(predicted) if self._steps < self._n_ssim else squared
+        if self._steps < self._n_ssim:
+            fidelity = self._ssim_loss(predicted)
+        else:
+            fidelity = squared / self._ssim_loss.contrast
         loss = fidelity + self._gradient_weight * sparse_gradients(image)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -78,26 +83,14 @@ class DIPRestorer:
             self._noise.device.type, self._precision, self._precision != torch.float32
         ):
             logits = self._network(self._noise)
-        return positive(logits[0].float())
+        low, high = self._bounds
+        return low + (high - low) * torch.sigmoid(logits[0].float())
 
     def _averaged(self, image: Tensor) -> Tensor:
         """Return the running mean of the iterates, started anew with the run."""
         decay = min(self._config.averaging, 1 - 1 / self._steps)
         self._average = image if self._average is None else torch.lerp(image, self._average, decay)
         return self._average
-
-
-def positive(logits: Tensor) -> Tensor:
-    """Return intensities above a floor just below the data's minimum, without a ceiling.
-
-    The published sigmoid cannot go past the brightest LR sample, but what is small and bright is
-    brighter still before the blur. Exponential below ½, linear above: like the sigmoid around it.
-    """
-    return 0.5 + (0.5 + _MARGIN) * functional.elu(logits)
-
-
-# How far below the darkest LR sample the image may go, as a share of the data's range.
-_MARGIN = 0.05
 
 
 def sparse_gradients(image: Tensor) -> Tensor:
@@ -112,35 +105,42 @@ def sparse_gradients(image: Tensor) -> Tensor:
     return torch.stack([(d.square() + 1e-8).pow(0.335).mean() for d in differences]).sum()
 
 
-def ssim_loss(data: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return 1 - SSIM(·, data) with a Gaussian window (11 taps, sigma 1.5), zero-padded.
+class SSIMLoss:
+    """1 - SSIM(·, data) with a Gaussian window (11 taps, sigma 1.5), zero-padded.
 
     Parameters
     ----------
     data : shape (C, h, w), intensities of range 1.
+
+    Attributes
+    ----------
+    contrast : mean local variance of the data; a squared error divided by it is of the same size
+        as 1 - SSIM.
     """
-    taps = torch.arange(-5, 6, device=data.device, dtype=data.dtype)
-    window = torch.softmax(-0.5 * (taps / 1.5) ** 2, 0)
 
-    def local_means(images: Tensor) -> Tensor:
-        images = functional.conv2d(images, window[None, None, :, None], padding=(5, 0))
-        return functional.conv2d(images, window[None, None, None, :], padding=(0, 5))
+    def __init__(self, data: Tensor) -> None:
+        taps = torch.arange(-5, 6, device=data.device, dtype=data.dtype)
+        self._window = torch.softmax(-0.5 * (taps / 1.5) ** 2, 0)
+        self._data = data[:, None]
+        self._mean, square = self._local_means(self._data, self._data**2)
+        self._variance = square - self._mean**2
+        self.contrast = self._variance.mean() + _C2
 
-    data = data[:, None]
-    mean, square = local_means(torch.cat([data, data**2], 0)).chunk(2)
-    variance = square - mean**2
-
-    def loss(predicted: Tensor) -> Tensor:
+    def __call__(self, predicted: Tensor) -> Tensor:
+        """Return the loss of a prediction, shape (C, h, w)."""
         predicted = predicted[:, None]
-        moments = torch.cat([predicted, predicted**2, predicted * data], 0)
-        mean_p, square_p, product = local_means(moments).chunk(3)
-        variance_p = square_p - mean_p**2
-        covariance = product - mean_p * mean
-        luminance = (2 * mean_p * mean + _C1) / (mean_p**2 + mean**2 + _C1)
-        structure = (2 * covariance + _C2) / (variance_p + variance + _C2)
+        mean, square, product = self._local_means(predicted, predicted**2, predicted * self._data)
+        variance = square - mean**2
+        covariance = product - mean * self._mean
+        luminance = (2 * mean * self._mean + _C1) / (mean**2 + self._mean**2 + _C1)
+        structure = (2 * covariance + _C2) / (variance + self._variance + _C2)
         return 1 - (luminance * structure).mean()
 
-    return loss
+    def _local_means(self, *images: Tensor) -> tuple[Tensor, ...]:
+        means = torch.cat(images)
+        means = functional.conv2d(means, self._window[None, None, :, None], padding=(5, 0))
+        means = functional.conv2d(means, self._window[None, None, None, :], padding=(0, 5))
+        return means.chunk(len(images))
 
 
 _C1, _C2 = 0.01**2, 0.03**2

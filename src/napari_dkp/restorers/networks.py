@@ -104,8 +104,7 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Sk
         return SkipNetwork(
             INPUT_CHANNELS, channels, (128,) * depth, padding="reflect", attention_from=2
         )
-    widths = (max(4, config.channels // 2), *(config.channels,) * (depth - 1))
-    return SkipNetwork(INPUT_CHANNELS, channels, widths)
+    return SkipNetwork(INPUT_CHANNELS, channels, (config.channels,) * depth)
 
 
 INPUT_CHANNELS = 3
