@@ -117,7 +117,7 @@ def result_layers(
         **image_grid.options(),
         **source.display,
         "rgb": source.rgb,
-        "metadata": {METADATA_KEY: dict(facts)},
+        "metadata": {METADATA_KEY: {**facts, "role": "image"}},
     }
     kernel = kernel_over_axes(source, result.kernel)
     kernel_options = {
@@ -129,7 +129,7 @@ def result_layers(
         "contrast_limits": kernel_contrast(result.kernel),
         "interpolation2d": "nearest",
         "rgb": False,
-        "metadata": {METADATA_KEY: dict(facts)},
+        "metadata": {METADATA_KEY: {**facts, "role": "kernel"}},
     }
     image = source.displayed(result.image, alpha, settings.scales(2))
     return [(image, image_options, "image"), (kernel, kernel_options, "image")]

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
@@ -22,6 +22,8 @@ INTERVAL = 0.25
 """Seconds between two states that are handed to the viewer, at least."""
 
 BUSY = "A restoration is running already. Stop it, or wait until it is done."
+
+Slot = Callable[..., Any]
 
 _log = logging.getLogger(__name__)
 
@@ -157,12 +159,13 @@ class Job:
 _active: Job | None = None
 
 
-def start(job: Job, **connect: Callable[..., Any]) -> None:
+def start(job: Job, *, finished: Sequence[Slot], **connect: Slot) -> None:
     """Run a job in a thread; call from the viewer's.
 
     Parameters
     ----------
-    **connect : slots for the worker's signals: `yielded`, `returned`, `errored`, `finished`.
+    finished : slots to call in every case once the thread is done and its memory is free.
+    **connect : slots for the worker's other signals: `yielded`, `returned`, `errored`.
 
     Raises
     ------
@@ -173,12 +176,11 @@ def start(job: Job, **connect: Callable[..., Any]) -> None:
     if _active is not None:
         raise Busy(BUSY)
     _active = job
-    on_finished = connect.pop("finished")
     create_worker(
         job.events,
         _worker_class=GeneratorWorker,  # napari's own would show every error a second time
         _ignore_errors=True,
-        _connect={**connect, "finished": [_release, on_finished]},
+        _connect={**connect, "finished": [_release, *finished]},
     )
 
 

@@ -1,0 +1,118 @@
+"""What a run will cost, found out beside the viewer's thread."""
+
+from dataclasses import dataclass
+
+from qtpy.QtCore import QObject, QTimer, Signal
+from superqt.utils import FunctionWorker
+
+from napari_dkp.config import Settings
+
+_PATIENCE_MS = 300
+
+
+@dataclass(frozen=True)
+class Appraisal:
+    """Devices, and the cost of a run on one of them.
+
+    Attributes
+    ----------
+    devices : what to call each device, by its name as in `Settings.device`.
+    cost : a sentence, or "" if no run was asked for.
+    problem : why the run is impossible or unwise, or "".
+    """
+
+    devices: dict[str, str]
+    cost: str = ""
+    problem: str = ""
+
+
+class Appraiser(QObject):
+    """Answers the last question asked once nobody has asked for a moment."""
+
+    found = Signal(object)
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._question: tuple[tuple[int, ...] | None, Settings] | None = None
+        self._busy = False
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_PATIENCE_MS)
+        self._timer.timeout.connect(self._work)
+
+    def ask(self, shape: tuple[int, ...] | None, settings: Settings) -> None:
+        """Ask for the cost of a run on an array, or, without a shape, for the devices alone."""
+        self._question = shape, settings
+        self._timer.start()
+
+    def _work(self) -> None:
+        if self._busy or self._question is None:
+            return
+        self._busy = True
+        shape, settings = self._question
+        self._question = None
+        worker: FunctionWorker[Appraisal] = FunctionWorker(appraise, shape, settings)
+        worker.returned.connect(self._answer)
+        worker.start()
+
+    def _answer(self, appraisal: Appraisal) -> None:
+        self._busy = False
+        if self._question is None:
+            self.found.emit(appraisal)
+        else:
+            self._timer.start()
+
+
+def appraise(shape: tuple[int, ...] | None, settings: Settings) -> Appraisal:
+    """Return devices and cost; whatever is wrong with the question is the problem found."""
+    try:
+        from napari_dkp.device import (
+            available_devices,
+            describe_device,
+            free_memory,
+            resolve_device,
+        )
+        from napari_dkp.estimate import estimate
+
+        chosen = resolve_device("auto")
+        devices = {"auto": f"Automatic: {_described(describe_device(chosen), free_memory(chosen))}"}
+        for name in available_devices():
+            devices[name] = _described(describe_device(name), free_memory(name))
+    except (ImportError, OSError, RuntimeError) as error:
+        return Appraisal({}, problem=f"PyTorch could not be loaded: {error}")
+    if shape is None:
+        return Appraisal(devices)
+    try:
+        device = resolve_device(settings.device)
+        cost = estimate(shape, settings, device=str(device))
+        free = free_memory(device)
+    except (ValueError, TypeError, RuntimeError) as error:
+        return Appraisal(devices, problem=str(error))
+    sentence = f"{duration(cost.seconds)}, {size(cost.memory)} of {size(free)} free memory"
+    problem = ""
+    if cost.memory > free:
+        problem = (
+            f"This needs {size(cost.memory)} of memory and {size(free)} are free: choose a region, "
+            "a faster quality or another device."
+        )
+    return Appraisal(devices, sentence, problem)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as a person says it."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} min"
+    return f"about {seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """Write a number of bytes as a person says it."""
+    if count < 1e9:
+        return f"{max(1, round(count / 1e6))} MB"
+    return f"{count / 1e9:.3g} GB"
+
+
+def _described(name: str, free: int) -> str:
+    return f"{name} ({size(free)} free)"

@@ -1,0 +1,453 @@
+"""Forms built from the config dataclasses, and the words in which they ask.
+
+`ENTRIES` says for every field what a person reads and which values make sense; types and defaults
+come from the dataclass.
+"""
+
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QLineEdit,
+    QSizePolicy,
+    QSpinBox,
+    QWidget,
+)
+from superqt import QLargeIntSpinBox
+
+from napari_dkp.config import MAX_SCALE, DIPConfig, PKEConfig, RKSConfig, Settings
+
+AUTOMATIC = "automatic"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one field is asked for.
+
+    Attributes
+    ----------
+    label : what stands before the field.
+    tip : what it means, with the unit; shown while the pointer rests on it.
+    low, high : range of a number.
+    names : of the options of a choice, by value.
+    """
+
+    label: str
+    tip: str
+    low: float = 0
+    high: float = 2**31 - 1
+    names: dict[str, str] | None = None
+
+
+ENTRIES: dict[type, dict[str, Entry]] = {
+    Settings: {
+        "scale": Entry(
+            "Enlarge",
+            "Restored pixels per image pixel, along each axis; ×1 only removes the blur.",
+            1,
+            MAX_SCALE,
+        ),
+        "axes": Entry(
+            "Axes",
+            "Meaning of each image axis, e.g. ZYX or TCYX; empty: from the layer's axis labels.",
+        ),
+        "method": Entry(
+            "Method", "How the image is restored.", names={"dip": "Deep image prior (untrained)"}
+        ),
+        "kernel_family": Entry(
+            "Blur",
+            "The kinds of blur to start the search from; the estimate may leave them.",
+            names={
+                "auto": "Any kind",
+                "gaussian": "Optics, out of focus",
+                "line": "Straight motion",
+                "trajectory": "Camera shake",
+            },
+        ),
+        "kernel_size": Entry(
+            "Kernel size",
+            "Width of the blur kernel in restored pixels, odd.",
+            1,
+            255,
+        ),
+        "preset": Entry(
+            "Quality",
+            "Better takes longer. Sets the steps and all numbers below.",
+            names={
+                "fast": "Fast",
+                "balanced": "Balanced",
+                "best": "Best",
+                "paper": "As published",
+            },
+        ),
+        "iterations": Entry("Steps", "Steps per image plane.", 1, 1_000_000),
+        "phase": Entry(
+            "Pixel grid",
+            "Where image pixels lie among restored ones. Only benchmarks need the second.",
+            names={"area": "Overlays the image", "fkp": "Published benchmark"},
+        ),
+        "boundary": Entry(
+            "Border",
+            "What lies outside the image: the scene goes on, or the image repeats itself.",
+            names={"free": "Scene goes on", "circular": "Image repeats"},
+        ),
+        "device": Entry("Compute on", "Where to compute, and the memory that is free there."),
+        "precision": Entry(
+            "Precision",
+            "Of the image network; bfloat16 is faster where the hardware has it.",
+            names={"auto": "Automatic", "float32": "32 bit", "bfloat16": "bfloat16"},
+        ),
+        "seed": Entry("Random seed", "The same seed gives the same result.", 0, 2**63 - 1),
+    },
+    RKSConfig: {
+        "sampler": Entry(
+            "Sampler",
+            "A population of kernels that follows the data, or a few fresh draws as published.",
+            names={"smc": "Population", "paper": "As published"},
+        ),
+        "particles": Entry("Kernels", "Kernels in the population.", 8, 65536),
+        "moves": Entry("Moves", "Moves of every kernel per step.", 0, 100),
+        "confidence": Entry(
+            "Confidence", "Log-likelihood that a kernel loses when its misfit doubles.", 1e-3, 1e6
+        ),
+        "draws": Entry("Draws", "Fresh kernels per step, sampler 'As published'.", 1, 10000),
+        "max_sites": Entry(
+            "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
+        ),
+        "gaussian_variance": Entry(
+            "Optics, variance", "Smallest and largest variance, restored pixels squared."
+        ),
+        "line_length": Entry("Motion, length", "Shortest and longest motion, restored pixels."),
+        "line_width": Entry("Motion, width", "Sigma across the motion, restored pixels."),
+        "path_extent": Entry("Shake, extent", "Smallest and largest shake, restored pixels."),
+        "path_width": Entry("Shake, width", "Sigma across the path, restored pixels."),
+    },
+    PKEConfig: {
+        "hidden": Entry("Hidden units", "Units of each hidden layer of the kernel network."),
+        "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
+        "warm_up": Entry("Warm-up", "Steps on random kernels before the image is looked at."),
+        "steps": Entry("Updates", "Kernel updates per image step.", 1),
+        "data_weight": Entry(
+            "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
+        ),
+    },
+    DIPConfig: {
+        "network": Entry(
+            "Network",
+            "The light one tapers towards full resolution.",
+            names={"light": "Light", "published": "As published"},
+        ),
+        "channels": Entry("Channels", "Width of the light network's inner scales.", 4, 1024),
+        "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
+        "ssim_fraction": Entry(
+            "Structure first",
+            "Share of the run that fits structure (SSIM); squared error follows.",
+            0,
+            1,
+        ),
+        "gradient_weight": Entry(
+            "Smoothness", "Weight of the prior on image gradients; 0 leaves it out.", 0, 1e6
+        ),
+        "averaging": Entry(
+            "Averaging",
+            "Decay of the running mean over steps that is shown; 0 shows each step as it is.",
+            0,
+            0.9999,
+        ),
+    },
+}
+
+
+class Form(QWidget):
+    """Labelled editors for fields of a config dataclass.
+
+    Parameters
+    ----------
+    kind : dataclass with an entry in `ENTRIES`.
+    names : the fields to ask for; all that have an entry by default.
+    """
+
+    edited = Signal()
+
+    def __init__(
+        self, kind: type, names: Iterable[str] | None = None, parent: QWidget | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.layout_ = form_layout(self)
+        hints = get_type_hints(kind)
+        chosen = ENTRIES[kind] if names is None else names
+        defaults = {
+            entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING
+        }
+        self.editors: dict[str, Editor] = {}
+        for name in chosen:
+            entry = ENTRIES[kind][name]
+            editor = make_editor(hints[name], entry)
+            editor.set_value(defaults[name])
+            editor.setToolTip(entry.tip)
+            editor.edited.connect(self.edited)
+            self.editors[name] = editor
+            add_row(self.layout_, entry.label, editor)
+
+    def values(self) -> dict[str, Any]:
+        """Return every field's value.
+
+        Raises
+        ------
+        ValueError
+            If what was typed is no value of that field.
+        """
+        return {name: editor.value() for name, editor in self.editors.items()}
+
+    def set_values(self, config: Any) -> None:
+        """Show the values of a config; fields that this form does not ask for are passed over."""
+        for name, editor in self.editors.items():
+            editor.set_value(getattr(config, name))
+
+
+class Choice(QComboBox):
+    """One of several named options."""
+
+    edited = Signal()
+
+    def __init__(self, options: Iterable[str], names: dict[str, str]) -> None:
+        super().__init__()
+        for option in options:
+            self.addItem(names[option], option)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+        self.currentIndexChanged.connect(self.edited)
+
+    def value(self) -> str:
+        """Return the option chosen."""
+        return str(self.currentData())
+
+    def set_value(self, value: str) -> None:
+        """Choose an option."""
+        index = self.findData(value)
+        if index < 0:
+            raise ValueError(f"expected one of the options of this form; got {value!r}")
+        self.setCurrentIndex(index)
+
+
+class DeviceChoice(QComboBox):
+    """A device, by its name; what this machine has is filled in once it is known."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addItem("Automatic", "auto")
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+        self.currentIndexChanged.connect(self.edited)
+
+    def value(self) -> str:
+        """Return the device's name as in `Settings.device`."""
+        return str(self.currentData())
+
+    def set_value(self, value: str) -> None:
+        """Choose a device; one that this machine has not is listed all the same."""
+        if self.findData(value) < 0:
+            self.addItem(f"{value}, not on this machine", value)
+        self.setCurrentIndex(self.findData(value))
+
+    def describe(self, descriptions: dict[str, str]) -> None:
+        """Say what each device is; names as in `Settings.device`."""
+        for name, text in descriptions.items():
+            index = self.findData(name)
+            if index < 0:
+                self.addItem(text, name)
+            else:
+                self.setItemText(index, text)
+
+
+class Whole(QLargeIntSpinBox):
+    """An integer of any size; None, where a field may be None, counts as its preset's."""
+
+    edited = Signal()
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__()
+        self.setRange(int(entry.low), int(entry.high))
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.valueChanged.connect(self.edited)
+
+    def set_value(self, value: int | None) -> None:
+        """Show a number."""
+        self.setValue(self.minimum() if value is None else value)
+
+
+class Factor(QSpinBox):
+    """A small factor, shown as ×2."""
+
+    edited = Signal()
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__()
+        self.setRange(int(entry.low), int(entry.high))
+        self.setPrefix("×")
+        self.valueChanged.connect(self.edited)
+
+    def set_value(self, value: int | tuple[int, ...]) -> None:
+        """Show a factor."""
+        self.setValue(_alike("scale", value))
+
+
+class OddSize(QSpinBox):
+    """An odd number of pixels, or None for the default."""
+
+    edited = Signal()
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__()
+        self.setRange(int(entry.low), int(entry.high))
+        self.setSingleStep(2)
+        self.setSpecialValueText(AUTOMATIC)
+        self.setSuffix(" px")
+        self.valueChanged.connect(self.edited)
+
+    def value(self) -> int | None:  # type: ignore[override]
+        """Return the size; the smallest stands for None."""
+        return None if super().value() == self.minimum() else super().value()
+
+    def set_value(self, value: int | tuple[int, ...] | None) -> None:
+        """Show a size."""
+        self.setValue(self.minimum() if value is None else _alike("kernel_size", value))
+
+
+class Number(QDoubleSpinBox):
+    """A real number, written as short as it can be."""
+
+    edited = Signal()
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__()
+        self.setDecimals(8)
+        self.setRange(entry.low, entry.high)
+        self.setStepType(QAbstractSpinBox.StepType.AdaptiveDecimalStepType)
+        self.valueChanged.connect(self.edited)
+
+    def textFromValue(self, value: float) -> str:
+        """Write 0.0002 and not 0.00020000."""
+        return f"{value:.8g}"
+
+    def set_value(self, value: float) -> None:
+        """Show a number."""
+        self.setValue(value)
+
+
+class Text(QLineEdit):
+    """Letters, or None where nothing is typed."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setPlaceholderText(AUTOMATIC)
+        self.editingFinished.connect(self.edited)
+
+    def value(self) -> str | None:
+        """Return what was typed, in capitals."""
+        return self.text().strip().upper() or None
+
+    def set_value(self, value: str | None) -> None:
+        """Show a text."""
+        self.setText(value or "")
+
+
+class Numbers(QLineEdit):
+    """Numbers with commas between them, or None where nothing is typed and None is allowed."""
+
+    edited = Signal()
+
+    def __init__(self, entry: Entry, kind: type, *, optional: bool) -> None:
+        super().__init__()
+        self._label = entry.label
+        self._kind = kind
+        self._optional = optional
+        if optional:
+            self.setPlaceholderText(AUTOMATIC)
+        self.editingFinished.connect(self.edited)
+
+    def value(self) -> tuple[Any, ...] | None:
+        """Return the numbers."""
+        text = self.text().strip()
+        if not text and self._optional:
+            return None
+        try:
+            return tuple(self._kind(part) for part in text.split(","))
+        except ValueError:
+            raise ValueError(
+                f"{self._label}: expected numbers with commas between them; got {text!r}"
+            ) from None
+
+    def set_value(self, value: tuple[Any, ...] | None) -> None:
+        """Show numbers."""
+        self.setText("" if value is None else ", ".join(f"{number:g}" for number in value))
+
+
+Editor = Choice | DeviceChoice | Whole | Factor | OddSize | Number | Text | Numbers
+
+
+def make_editor(hint: Any, entry: Entry) -> Editor:
+    """Return an editor for a field of the given type."""
+    if get_origin(hint) is Literal:
+        assert entry.names is not None
+        return Choice(get_args(hint), entry.names)
+    options = set(get_args(hint))
+    tuples = [option for option in options | {hint} if get_origin(option) is tuple]
+    if hint is float:
+        return Number(entry)
+    if hint in (int, int | None):
+        return Whole(entry)
+    if options == {int, tuple[int, ...]}:
+        return Factor(entry)
+    if options == {int, tuple[int, ...], type(None)}:
+        return OddSize(entry)
+    if hint is str:
+        return DeviceChoice()
+    if hint == str | None:
+        return Text()
+    if tuples:
+        return Numbers(entry, get_args(tuples[0])[0], optional=type(None) in options)
+    raise TypeError(f"hint: expected a type that a form can ask for; got {hint}")
+
+
+def form_layout(widget: QWidget) -> QFormLayout:
+    """Give a widget a form layout whose fields fill the width."""
+    layout = QFormLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setHorizontalSpacing(10)
+    layout.setVerticalSpacing(6)
+    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    return layout
+
+
+def add_row(layout: QFormLayout, label: str, widget: QWidget) -> None:
+    """Add a row; labels of all forms take the same width, so that fields stand in one line."""
+    layout.addRow(label, widget)
+    text = layout.labelForField(widget)
+    assert text is not None
+    text.setFixedWidth(LABEL_WIDTH)
+    text.setToolTip(widget.toolTip())
+
+
+LABEL_WIDTH = 104
+
+
+def _alike(name: str, value: int | tuple[int, ...]) -> int:
+    """Return the one number that all axes share."""
+    numbers = {value} if isinstance(value, int) else set(value)
+    if len(numbers) > 1:
+        raise ValueError(
+            f"{name}: this form has one number for all axes; got {value}. Repeat such a run with "
+            "'Copy as Python'"
+        )
+    return numbers.pop()
