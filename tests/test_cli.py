@@ -215,6 +215,20 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch):
     assert "204 × 204 pixels" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.42, "0.42 s"), (80, "80 s"), (150, "2.5 min"), (9000, "2.5 h")]
+)
+def test_durations_read_well(seconds, text):
+    assert cli._duration(seconds) == text
+
+
+def test_too_little_memory_is_foretold(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_dkp.device.free_memory", lambda _: 1000)
+    result = invoke("restore", cells, tmp_path / "out.tif", *QUICK)
+    assert result.exit_code == 0
+    assert "more memory than the device has left" in result.stderr
+
+
 def test_info_names_versions_and_devices():
     result = invoke("info")
     assert result.exit_code == 0, result.output

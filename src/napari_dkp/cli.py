@@ -199,10 +199,20 @@ def info() -> None:
 
 def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -> "Restoration":
     """Run to the end, or to the first Ctrl-C."""
+    from napari_dkp.device import describe_device, free_memory
+    from napari_dkp.estimate import estimate
     from napari_dkp.stack import Run
     from napari_dkp.state import Stop
 
     run = Run(image, settings, kernel=kernel)
+    cost = estimate(image.shape, run.settings)
+    typer.echo(
+        f"Restoring on {describe_device(run.device)}: about {_duration(cost.seconds)} and "
+        f"{cost.memory / 2**30:.2g} GiB",
+        err=True,
+    )
+    if cost.memory > free_memory(run.device):
+        typer.echo("That is more memory than the device has left; it may not suffice.", err=True)
     with _progress(run) as show, closing(iter(run)) as states, _Interrupt() as interrupt:
         for state in states:
             show(state)
@@ -227,10 +237,7 @@ def _progress(run: "Run") -> Iterator[Callable[["State[np.ndarray]"], object]]:
         TimeRemainingColumn,
     )
 
-    from napari_dkp.device import describe_device
-
     console = Console(stderr=True)
-    console.print(f"Restoring on {describe_device(run.device)}", highlight=False)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -292,6 +299,13 @@ def _one_sentence() -> Iterator[None]:
             err=True,
         )
         raise typer.Exit(1) from None
+
+
+def _duration(seconds: float) -> str:
+    for length, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _integers(name: str, text: str | None) -> int | tuple[int, ...] | None:
