@@ -3,6 +3,7 @@
 # Installs the system libraries that Qt and OpenGL need where it may, else names what is missing.
 set -euo pipefail
 venv=${1:?usage: bootstrap.sh VENV}
+cd "$(dirname "$0")/.."
 
 say() { printf '%s\n' "$*" >&2; }
 
