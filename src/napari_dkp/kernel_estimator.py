@@ -58,10 +58,12 @@ class KernelEstimator:
         prior : k_p of RKS, shape (*K,).
         statistics : of the current image.
         """
-        scale = statistics.misfit(prior[None])[0].clamp_min(1e-12)
+        unexplained = statistics.misfit(prior[None])[0] + _FLOOR
         for _ in range(self._config.steps):
             kernel = self._kernel()
-            data = (statistics.misfit(kernel[None])[0] / scale).to(kernel)  # eq. 10
+            # Eq. 10 as a log-likelihood whose noise is what the prior kernel leaves unexplained.
+            misfit = statistics.misfit(kernel[None])[0]
+            data = torch.log1p(misfit / unexplained).to(kernel)
             loss = self._distance(kernel, prior) + self._config.data_weight * data  # eqs. 11-12
             self._descend(loss)
         return self.kernel()
@@ -86,3 +88,5 @@ class KernelEstimator:
 
 
 _NOISE_LENGTH = 200
+# Keeps the ratio finite where the prior kernel fits exactly, in normalised intensity squared.
+_FLOOR = 1e-8

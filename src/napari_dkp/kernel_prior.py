@@ -51,7 +51,7 @@ class DynamicKernelPrior:
             for _ in range(self._warm_up):
                 self._estimator.warm_up_step(self._sampler.draw())
             return self._estimator.kernel()
-        statistics = self._model.statistics(image, self._data, self._max_sites)
+        statistics = self._model.statistics(image, self._data, max_sites=self._max_sites)
         if self._statistics is not None:
             statistics = statistics.lerp(self._statistics, self._memory)
         self._statistics = statistics

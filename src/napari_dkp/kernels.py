@@ -27,8 +27,7 @@ def gaussian(covariance: Tensor, shape: Shape, centre: Centre) -> Tensor:
     covariance : Σ in pixels squared, shape (N, d, d), d = len(shape).
     """
     offsets = _offsets(shape, centre, covariance)
-    solved = torch.linalg.solve(covariance, offsets.T.expand(len(covariance), -1, -1))
-    exponent = -0.5 * (offsets.T * solved).sum(1)
+    exponent = -0.5 * ((offsets @ torch.linalg.inv(covariance)) * offsets).sum(2)
     return _finish(torch.softmax(exponent, 1), shape, centre)
 
 
@@ -76,7 +75,7 @@ def fix_centroid(kernels: Tensor, centre: Centre, steps: int = 6) -> Tensor:
 
     The minimiser of KL(k' ‖ k) under a fixed mean is the exponential tilt k' ∝ k exp(λᵀu); λ is
     found by Newton's method on a convex function. Values stay non-negative, sums stay 1, nothing is
-    interpolated. The gradient flows through k, not through λ.
+    interpolated.
 
     Parameters
     ----------
@@ -85,18 +84,31 @@ def fix_centroid(kernels: Tensor, centre: Centre, steps: int = 6) -> Tensor:
     shape = tuple(kernels.shape[1:])
     offsets = _offsets(shape, centre, kernels)
     flat = kernels.flatten(1)
-    ridge = 1e-4 * torch.eye(len(shape), device=flat.device, dtype=flat.dtype)
+    tilt = flat.new_zeros(len(flat), len(shape))
     with torch.no_grad():
-        tilt = flat.new_zeros(len(flat), len(shape))
         for _ in range(steps):
-            weights = _tilted(flat, offsets, tilt)
-            mean = weights @ offsets
-            spread = (offsets.T * weights[:, None]) @ offsets - mean[:, :, None] * mean[:, None]
-            step = torch.linalg.solve(spread + ridge, mean)
+            step = _newton_step(flat, offsets, tilt)
             tilt = (tilt - step.clamp(-_MAX_TILT_STEP, _MAX_TILT_STEP)).clamp(-_MAX_TILT, _MAX_TILT)
+    if kernels.requires_grad:
+        # At the solution this step is zero, but its gradient is that of the solution (implicit
+        # function theorem); without it, a loss would push kernels against their fixed centroid.
+        tilt = tilt - _newton_step(flat, offsets, tilt)
     return _tilted(flat, offsets, tilt).reshape(kernels.shape)
 
 
+def _newton_step(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
+    """Return Cov⁻¹ E[u] under the tilted kernels; differentiable in E[u] only."""
+    weights = _tilted(flat, offsets, tilt)
+    mean = weights @ offsets
+    with torch.no_grad():
+        spread = (offsets.T * weights[:, None]) @ offsets - mean[:, :, None] * mean[:, None]
+        spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
+        inverse = torch.linalg.inv(spread)
+    return (inverse @ mean[:, :, None])[..., 0]
+
+
+# Pixels squared; keeps the step finite for kernels of a single tap, which no tilt can move.
+_RIDGE = 1e-4
 # Nepers per pixel: enough to pull a wide kernel by several pixels, too little to overflow.
 _MAX_TILT = 3.0
 _MAX_TILT_STEP = 0.5
@@ -238,4 +250,4 @@ def _tilted(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
 def _finish(flat: Tensor, shape: Shape, centre: Centre) -> Tensor:
     """Normalise, and undo what cutting the kernel at the array's edge did to its centroid."""
     flat = flat / flat.sum(1, keepdim=True)
-    return fix_centroid(flat.reshape(-1, *shape), centre)
+    return fix_centroid(flat.reshape(-1, *shape), centre, steps=3)

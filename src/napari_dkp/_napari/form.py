@@ -5,7 +5,7 @@ come from the dataclass.
 """
 
 from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qtpy.QtCore import Signal
@@ -117,6 +117,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Confidence", "Log-likelihood that a kernel loses when its misfit doubles.", 1e-3, 1e6
         ),
         "draws": Entry("Draws", "Fresh kernels per step, sampler 'As published'.", 1, 10000),
+        "memory": Entry(
+            "Memory",
+            "Share of the evidence that is kept from step to step; 0 looks at the last image only.",
+            0,
+            0.999,
+        ),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),
@@ -169,8 +175,8 @@ class Form(QWidget):
 
     Parameters
     ----------
-    kind : dataclass with an entry in `ENTRIES`.
-    names : the fields to ask for; all that have an entry by default.
+    kind : dataclass whose fields are in `ENTRIES`.
+    names : the fields to ask for; all of them by default.
     """
 
     edited = Signal()
@@ -181,12 +187,9 @@ class Form(QWidget):
         super().__init__(parent)
         self.layout_ = form_layout(self)
         hints = get_type_hints(kind)
-        chosen = ENTRIES[kind] if names is None else names
-        defaults = {
-            entry.name: entry.default for entry in fields(kind) if entry.default is not MISSING
-        }
+        defaults = {entry.name: entry.default for entry in fields(kind)}
         self.editors: dict[str, Editor] = {}
-        for name in chosen:
+        for name in defaults if names is None else names:
             entry = ENTRIES[kind][name]
             editor = make_editor(hints[name], entry)
             editor.set_value(defaults[name])
