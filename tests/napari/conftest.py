@@ -92,3 +92,42 @@ def fake_run(monkeypatch):
         monkeypatch.setattr("napari_dkp.stack", module, raising=False)
     monkeypatch.setattr(import_module("napari_dkp.stack"), "Run", Fake, raising=False)
     return Fake
+
+
+@pytest.fixture
+def idle(qtbot):
+    """Wait until no run is under way, also at the end of the test."""
+    from superqt.utils import WorkerBase
+
+    from napari_dkp._napari import worker
+
+    def wait():
+        qtbot.waitUntil(lambda: worker._active is None, timeout=20_000)
+
+    yield wait
+    wait()
+    WorkerBase.await_workers(20_000)
+    qtbot.wait(20)  # for their last signals
+
+
+@pytest.fixture
+def no_appraisal(monkeypatch):
+    """Answer every question about costs at once."""
+    from napari_dkp._napari import appraiser
+
+    answer = appraiser.Appraisal({"auto": "Automatic", "cpu": "CPU"}, cost="about 1 s")
+    monkeypatch.setattr(appraiser, "appraise", lambda shape, settings: answer)
+
+
+@pytest.fixture
+def restorer(make_napari_viewer, fake_run, idle, no_appraisal):
+    """Return a viewer with one image, and the restore widget docked in it."""
+    from napari_dkp._napari.widget import RestoreWidget
+
+    viewer = make_napari_viewer()
+    values = np.random.default_rng(0).integers(0, 200, (24, 30)).astype(np.uint16)
+    viewer.add_image(values, name="cells", scale=(0.5, 0.5), units=("um", "um"))
+    widget = RestoreWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Restore")
+    widget.advanced.editors["iterations"].set_value(5)
+    return viewer, widget

@@ -442,7 +442,8 @@ def add_row(layout: QFormLayout, label: str, widget: QWidget) -> None:
     text.setToolTip(widget.toolTip())
 
 
-LABEL_WIDTH = 104
+LABEL_WIDTH = 92
+MARGIN = 8
 
 
 def _alike(name: str, value: int | tuple[int, ...]) -> int:

@@ -6,10 +6,10 @@ import numpy as np
 from napari.layers import Image, Layer
 from qtpy.QtCore import QLineF, QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen
-from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_dkp._napari.curve_plot import COLOURS, Curve, CurvePlot
-from napari_dkp._napari.form import add_row, form_layout
+from napari_dkp._napari.form import MARGIN
 from napari_dkp._napari.layers import METADATA_KEY
 from napari_dkp.kernel_shape import KernelShape, measure
 
@@ -35,16 +35,31 @@ class KernelInspector(QWidget):
         self.name.setWordWrap(True)
         self.hint.setWordWrap(True)
 
-        table = QWidget()
-        rows: QFormLayout = form_layout(table)
+        table = QVBoxLayout()
+        table.setSpacing(1)
         for title, label in self.values.items():
-            label.setToolTip(_TITLES[title])
+            heading = QLabel(title)
+            heading.setStyleSheet("font-size: 10px;")
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-            add_row(rows, title, label)
+            for part in (heading, label):
+                part.setToolTip(_TITLES[title])
+                table.addWidget(part)
+            table.addSpacing(5)
+        table.addStretch()
+        self._found = QWidget()
+        found = QGridLayout(self._found)
+        found.setContentsMargins(0, 0, 0, 0)
+        found.setHorizontalSpacing(12)
+        found.setVerticalSpacing(8)
+        found.setColumnStretch(1, 1)
+        found.addWidget(self.name, 0, 0, 1, 2)
+        found.addWidget(self.picture, 1, 0)
+        found.addLayout(table, 1, 1)
+        found.addWidget(self.profile, 2, 0, 1, 2)
         layout = QVBoxLayout(self)
-        layout.setSpacing(10)
-        for part in (self.name, self.picture, table, self.profile, self.hint):
-            layout.addWidget(part)
+        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
+        layout.addWidget(self._found)
+        layout.addWidget(self.hint)
         layout.addStretch()
 
         layers = napari_viewer.layers
@@ -81,7 +96,7 @@ class KernelInspector(QWidget):
         texts = (
             f"{shape.fwhm[0]:.3g} {unit}",
             f"{shape.fwhm[1]:.3g} {unit}",
-            f"{shape.angle:.0f}°",
+            f"{round(shape.angle)}°",
             " × ".join(f"{length:.4g}" for length in spacing) + f" {unit}",
         )
         for label, text in zip(self.values.values(), texts, strict=True):
@@ -125,8 +140,7 @@ class KernelInspector(QWidget):
         self.refresh()
 
     def _set_found(self, found: bool) -> None:
-        for part in (self.name, self.picture, self.profile, *self.values.values()):
-            part.setVisible(found)
+        self._found.setVisible(found)
         self.hint.setVisible(not found)
 
 
@@ -138,11 +152,11 @@ class KernelPicture(QWidget):
         self._image = QImage()
         self._lines: tuple[QLineF, ...] = ()
         self._aspect = 1.0
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
 
     def sizeHint(self) -> QSize:
         """Return a size at which single pixels can be seen."""
-        return QSize(220, 190)
+        return QSize(168, 168)
 
     def show_kernel(
         self, kernel: np.ndarray, shape: KernelShape, spacing: tuple[float, ...]
@@ -170,7 +184,7 @@ class KernelPicture(QWidget):
         painter = QPainter(self)
         height = min(float(self.height()), self.width() / self._aspect)
         width = height * self._aspect
-        frame = QRectF((self.width() - width) / 2, 0, width, height)
+        frame = QRectF((self.width() - width) / 2, (self.height() - height) / 2, width, height)
         painter.drawImage(frame, self._image)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         for line, colour in zip(self._lines, COLOURS, strict=True):

@@ -25,7 +25,7 @@ from superqt import QCollapsible
 from napari_dkp._napari import worker
 from napari_dkp._napari.appraiser import Appraisal, Appraiser, duration
 from napari_dkp._napari.curve_plot import Curve, CurvePlot
-from napari_dkp._napari.form import Choice, Form, add_row, form_layout
+from napari_dkp._napari.form import MARGIN, Choice, Form, add_row, form_layout
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
@@ -365,6 +365,7 @@ class RestoreWidget(QWidget):
 
     def _set_running(self, running: bool) -> None:
         self._form.setEnabled(not running)
+        self.load.setEnabled(not running)
         self.restore_button.setEnabled(not running)
         self.stop_button.setEnabled(running)
 
@@ -417,9 +418,9 @@ class RestoreWidget(QWidget):
 
         self._form = QWidget()
         top = QVBoxLayout(self._form)
-        top.setContentsMargins(8, 8, 8, 8)
+        top.setContentsMargins(0, 0, 4, 0)
         top.setSpacing(6)
-        for part in (choice, self._planes_row, self.basic, more, actions):
+        for part in (choice, self._planes_row, self.basic, more):
             top.addWidget(part)
         top.addStretch()
         scroll = QScrollArea()
@@ -427,6 +428,7 @@ class RestoreWidget(QWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(self._form)
+        scroll.setMinimumHeight(160)
 
         buttons = QWidget()
         pair = QHBoxLayout(buttons)
@@ -438,10 +440,10 @@ class RestoreWidget(QWidget):
             label.setWordWrap(True)
             label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
+        layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.setSpacing(8)
         layout.addWidget(scroll, 1)
-        for part in (self.estimate, buttons, self.status, self.plot):
+        for part in (self.estimate, buttons, self.status, self.plot, actions):
             layout.addWidget(part)
 
 

@@ -1,0 +1,87 @@
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from napari_dkp._napari.form import ENTRIES, Form
+from napari_dkp.config import PRESETS, DIPConfig, PKEConfig, RKSConfig, Settings
+
+CONFIGS = (RKSConfig, PKEConfig, DIPConfig)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_form_asks_for_every_field_and_starts_at_its_default(qtbot, kind):
+    form = Form(kind)
+    qtbot.addWidget(form)
+    assert list(form.editors) == [entry.name for entry in fields(kind)]
+    assert kind(**form.values()) == kind()
+
+
+def test_settings_are_asked_for_but_for_what_has_its_own_form(qtbot):
+    form = Form(Settings, ENTRIES[Settings])
+    qtbot.addWidget(form)
+    assert set(form.editors) == {f.name for f in fields(Settings)} - {"rks", "pke", "dip"}
+    defaults = {name: getattr(Settings(), name) for name in form.editors}
+    assert {**form.values(), "iterations": None} == defaults
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_forms_hold_the_numbers_of_every_preset(qtbot, kind, preset):
+    form = Form(kind)
+    qtbot.addWidget(form)
+    resolved = Settings(preset=preset).resolve()
+    config = next(c for c in (resolved.rks, resolved.pke, resolved.dip) if isinstance(c, kind))
+    form.set_values(config)
+    assert kind(**form.values()) == config
+
+
+def test_unusual_values_survive(qtbot):
+    config = replace(
+        RKSConfig(), gaussian_variance=(0.175, 7.25), path_extent=None, confidence=0.00125
+    )
+    form = Form(RKSConfig)
+    qtbot.addWidget(form)
+    form.set_values(config)
+    assert RKSConfig(**form.values()) == config
+    hidden = PKEConfig(hidden=(300, 200), learning_rate=1e-7)
+    form = Form(PKEConfig)
+    qtbot.addWidget(form)
+    form.set_values(hidden)
+    assert PKEConfig(**form.values()) == hidden
+    settings = Settings(scale=(3, 3), kernel_size=(15, 15), seed=2**62, axes="CYX", device="cuda:7")
+    form = Form(Settings, ENTRIES[Settings])
+    qtbot.addWidget(form)
+    form.set_values(settings.resolve())
+    expected = asdict(replace(settings, scale=3, kernel_size=15).resolve())
+    assert form.values() == {name: expected[name] for name in form.editors}
+
+
+def test_nonsense_is_named(qtbot):
+    form = Form(RKSConfig)
+    qtbot.addWidget(form)
+    form.editors["line_width"].setText("wide")
+    with pytest.raises(ValueError, match="Motion, width: expected numbers"):
+        form.values()
+    form.editors["line_width"].setText("3, 1")
+    with pytest.raises(ValueError, match="line_width: expected low <= high"):
+        RKSConfig(**form.values())
+
+
+def test_a_scale_per_axis_is_beyond_the_form(qtbot):
+    form = Form(Settings, ["scale"])
+    qtbot.addWidget(form)
+    with pytest.raises(ValueError, match="one number for all axes"):
+        form.set_values(Settings(scale=(1, 2)))
+
+
+def test_every_field_is_explained_in_a_sentence():
+    for entries in ENTRIES.values():
+        for entry in entries.values():
+            assert entry.tip.endswith(".")
+            assert len(entry.label) <= 16
+
+
+def test_numbers_are_written_short(qtbot):
+    form = Form(DIPConfig)
+    qtbot.addWidget(form)
+    assert form.editors["gradient_weight"].text() == "0.0002"

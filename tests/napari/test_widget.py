@@ -1,0 +1,422 @@
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from napari.layers import Shapes
+from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QApplication
+
+from napari_dkp._napari import worker
+from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer
+from napari_dkp._napari.widget import RestoreWidget
+from napari_dkp.config import Settings
+
+HR, KERNEL = "cells [DKP ×2]", "cells [DKP kernel]"
+
+
+@pytest.fixture
+def notices():
+    notification_manager.records.clear()
+    yield notification_manager.records
+    notification_manager.records.clear()
+
+
+def begun(viewer):
+    return lambda: HR in viewer.layers
+
+
+def test_form_says_what_the_defaults_are(restorer):
+    _, widget = restorer
+    widget.basic.editors["preset"].set_value("fast")
+    widget.basic.editors["preset"].set_value("balanced")
+    assert widget.settings() == Settings().resolve()
+
+
+def test_a_run_ends_in_two_layers_over_the_source(restorer, idle, fake_run):
+    viewer, widget = restorer
+    widget.restore()
+    assert not widget.restore_button.isEnabled()
+    assert widget.stop_button.isEnabled()
+    idle()
+    assert [layer.name for layer in viewer.layers] == ["cells", KERNEL, HR]
+    source, image = viewer.layers["cells"], viewer.layers[HR]
+    np.testing.assert_allclose(
+        image.data_to_world((-0.5, -0.5)), source.data_to_world((-0.5, -0.5))
+    )
+    np.testing.assert_allclose(
+        image.data_to_world((47.5, 59.5)), source.data_to_world((23.5, 29.5))
+    )
+    np.testing.assert_array_equal(image.data, fake_run.runs[0].enlarged)
+    assert image.units == source.units
+    assert settings_from_layer(image) == fake_run.runs[0].settings
+    assert image.metadata[METADATA_KEY]["stop"] == "COMPLETED"
+    assert widget.status.text().startswith("All steps were done. 5 steps")
+    assert widget.restore_button.isEnabled()
+    assert not widget.stop_button.isEnabled()
+    assert len(widget.plot.curves[0].y) == 5
+
+
+def test_layers_are_drawn_while_the_run_goes_on(restorer, qtbot, fake_run, monkeypatch):
+    viewer, widget = restorer
+    monkeypatch.setattr(worker, "INTERVAL", 0.02)
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    fake_run.runs[0].enlarged = fake_run.runs[0].enlarged + 7
+    fake_run.runs[0].kernel = np.roll(fake_run.runs[0].kernel, 2)
+    image, kernel = viewer.layers[HR], viewer.layers[KERNEL]
+    expected = viewer.layers["cells"].data[0, 0] + 7
+    qtbot.waitUntil(lambda: image.data[0, 0] == expected)
+    qtbot.waitUntil(lambda: np.array_equal(kernel.data, fake_run.runs[0].kernel))
+    qtbot.waitUntil(lambda: widget.status.text().startswith("Step "))
+    assert "of 10000" in widget.status.text()
+    assert len(widget.plot.curves[0].y) > 2
+    widget.stop()
+
+
+def test_states_are_thinned_before_they_cross_to_the_viewer(restorer, fake_run, idle):
+    """Four a second at most, and none while the last one is not drawn."""
+    _, widget = restorer
+    fake_run.delay = 0.002
+    widget.advanced.editors["iterations"].set_value(300)
+    source, settings, kernel = widget._request()
+    job = worker.Job(source, settings, kernel)
+    sent = list(job.events())
+    drawings = [event for event in sent if isinstance(event, worker.Drawing)]
+    assert len(drawings) == 1  # nobody said that it was drawn
+    assert len([event for event in sent if event is None]) <= 8
+    job.release()
+
+
+def test_stop_keeps_what_was_reached(restorer, qtbot, idle, fake_run):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    widget.stop_button.click()
+    idle()
+    facts = viewer.layers[HR].metadata[METADATA_KEY]
+    assert facts["stop"] == "CANCELLED"
+    assert facts["steps"] == fake_run.runs[0].done < 10_000
+    assert "stopped before its last step" in widget.status.text()
+    assert fake_run.runs[0].closed
+    assert widget.restore_button.isEnabled()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("mat1 and mat2\ndiffer"), "The run failed: mat1 and mat2."),
+        (ValueError("image: expected contrast"), "image: expected contrast"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 3])
+def test_errors_are_one_sentence_and_the_widget_works_again(
+    restorer, idle, fake_run, notices, error, sentence, step
+):
+    _, widget = restorer
+    fake_run.fail_at, fake_run.error = step, error
+    widget.restore()
+    idle()
+    assert sentence in widget.status.text()
+    assert [str(n.severity) for n in notices] == ["error"]
+    assert notices[0].message == widget.status.text()
+    assert widget.restore_button.isEnabled()
+    assert not widget.stop_button.isEnabled()
+    fake_run.fail_at = None
+    widget.restore()
+    idle()
+    assert widget.status.text().startswith("All steps were done")
+
+
+def test_a_failed_run_leaves_nothing_in_memory(restorer, idle, fake_run):
+    _, widget = restorer
+    fake_run.fail_at = 3
+    widget.restore()
+    idle()
+    run = weakref.ref(fake_run.runs.pop())
+    gc.collect()
+    assert run() is None
+
+
+def test_a_run_cut_short_by_the_viewer_leaves_nothing_in_memory(restorer, qtbot, idle, fake_run):
+    """Closing napari quits the worker, which then stops without closing its generator."""
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    viewer.window._task_status_manager.cancel_all()
+    idle()
+    assert fake_run.runs[0].closed
+    assert widget.restore_button.isEnabled()
+    run = weakref.ref(fake_run.runs.pop())
+    gc.collect()
+    assert run() is None
+
+
+def test_a_second_run_is_refused_also_from_another_widget(restorer, qtbot, idle, fake_run):
+    viewer, widget = restorer
+    other = RestoreWidget(viewer)
+    qtbot.addWidget(other)
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    other.restore()
+    assert other.status.text() == worker.BUSY
+    assert other.restore_button.isEnabled()
+    qtbot.waitUntil(begun(viewer))
+    assert len(fake_run.runs) == 1
+    widget.stop()
+    idle()
+    other.advanced.editors["iterations"].set_value(2)
+    other.restore()
+    idle()
+    assert len(fake_run.runs) == 2
+
+
+def test_source_may_go_while_it_is_restored(restorer, qtbot, idle, fake_run):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(100)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    viewer.layers.remove("cells")
+    idle()
+    assert viewer.layers[HR].metadata[METADATA_KEY]["stop"] == "COMPLETED"
+
+
+def test_one_result_layer_may_go(restorer, qtbot, idle, fake_run, notices):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(100)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    viewer.layers.remove(KERNEL)
+    idle()
+    assert [layer.name for layer in viewer.layers] == ["cells", HR]
+    assert viewer.layers[HR].metadata[METADATA_KEY]["stop"] == "COMPLETED"
+    assert not notices
+
+
+def test_removing_both_result_layers_stops_the_run(restorer, qtbot, idle, fake_run, notices):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    viewer.layers.remove(KERNEL)
+    viewer.layers.remove(HR)
+    idle()
+    assert [layer.name for layer in viewer.layers] == ["cells"]
+    assert "layers were removed" in widget.status.text()
+    assert not notices
+
+
+def test_viewer_may_be_closed_during_a_run(restorer, qtbot, idle, fake_run):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    viewer.close()
+    idle()
+    assert fake_run.runs[0].closed
+    assert fake_run.runs[0].done < 10_000
+
+
+def test_dock_may_be_closed_during_a_run(restorer, qtbot, idle, fake_run):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    viewer.window.remove_dock_widget(widget)
+    del widget
+    idle()
+    assert fake_run.runs[0].closed
+    assert HR in viewer.layers
+    again = RestoreWidget(viewer)
+    qtbot.addWidget(again)
+    again.restore()
+    again.stop()
+    idle()
+
+
+def test_progress_is_in_the_activity_dock_and_goes(restorer, qtbot, idle, fake_run):
+    from napari.utils import progress
+
+    _, widget = restorer
+    before = set(progress._all_instances)
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    (bar,) = set(progress._all_instances) - before
+    qtbot.waitUntil(lambda: bar.total == 10_000 and bar.n > 0)
+    assert bar.desc.startswith("Restoring cells")
+    widget.stop()
+    idle()
+    assert set(progress._all_instances) == before
+
+
+def test_region_is_restored_alone(restorer, idle, fake_run):
+    viewer, widget = restorer
+    world = np.array([[4, 6], [4, 12], [11, 12], [11, 6]]) * 0.5 - 0.25
+    shapes = viewer.add_shapes([world], name="part", units=("um", "um"))
+    widget.region.choose(shapes)
+    widget.restore()
+    idle()
+    np.testing.assert_array_equal(fake_run.runs[0].image, viewer.layers["cells"].data[4:11, 6:12])
+
+
+def test_drawn_region_lies_in_the_world_of_the_image(restorer):
+    viewer, widget = restorer
+    widget.draw_region()
+    shapes = viewer.layers["cells region"]
+    assert isinstance(shapes, Shapes)
+    assert shapes.mode == "add_rectangle"
+    assert shapes.units == viewer.layers["cells"].units
+    assert widget.region.layer is shapes
+    widget.restore()
+    assert "got none" in widget.status.text()
+
+
+def test_only_the_plane_shown(restorer, idle, fake_run):
+    viewer, widget = restorer
+    values = np.random.default_rng(1).random((5, 20, 24))
+    stack = viewer.add_image(values, name="stack", scale=(2, 1, 1), translate=(10, 0, 0))
+    widget.image.choose(stack)
+    assert not widget._planes_row.isHidden()
+    viewer.dims.set_point(0, 16)
+    widget.planes.set_value("shown")
+    widget.restore()
+    idle()
+    np.testing.assert_array_equal(fake_run.runs[0].image, values[3:4])
+    widget.planes.set_value("all")
+    widget.restore()
+    idle()
+    assert viewer.layers["stack [DKP ×2] [1]"].data.shape == (5, 40, 48)
+    widget.image.choose(viewer.layers["cells"])
+    assert widget._planes_row.isHidden()
+
+
+def test_settings_come_back_from_a_result(restorer, idle, fake_run):
+    viewer, widget = restorer
+    widget.basic.editors["scale"].set_value(3)
+    widget.basic.editors["kernel_family"].set_value("line")
+    widget.advanced.editors["seed"].set_value(11)
+    widget.configs["dip"].editors["channels"].set_value(24)
+    shapes = widget._add_region(viewer.layers["cells"], ((2, 18), (3, 21)))
+    widget.region.choose(shapes)
+    used = widget.settings()
+    widget.restore()
+    idle()
+    viewer.layers.remove(shapes)
+    widget.set_settings(Settings(preset="fast"))
+    widget.load_settings()
+    assert widget.settings() == Settings(**{**vars(used), "axes": "YX"})
+    widget.restore()
+    idle()
+    np.testing.assert_array_equal(fake_run.runs[0].image, fake_run.runs[1].image)
+    assert fake_run.runs[0].settings == fake_run.runs[1].settings
+
+
+def test_nothing_to_load_or_copy_is_said(restorer, notices):
+    _, widget = restorer
+    for action in (widget.load_settings, widget.copy_snippet):
+        action()
+        assert "no result layer yet" in widget.status.text()
+    assert len(notices) == 2
+
+
+def test_layers_offered_follow_the_viewer(restorer):
+    viewer, widget = restorer
+    second = viewer.add_image(np.zeros((20, 20)), name="second")
+    assert widget.image.layer.name == "cells"
+    second.name = "renamed"
+    assert widget.image.findText("renamed") >= 0
+    widget.image.choose(second)
+    viewer.layers.remove(second)
+    assert widget.image.layer.name == "cells"
+    viewer.layers.clear()
+    assert widget.image.layer is None
+    widget.restore()
+    assert "Open an image first" in widget.status.text()
+
+
+def test_known_psf_is_used(restorer, idle, fake_run):
+    viewer, widget = restorer
+    psf = np.zeros((5, 5), np.float32)
+    psf[2, 1:4] = 1 / 3
+    layer = viewer.add_image(psf, name="psf", scale=(0.25, 0.25), units=("um", "um"))
+    widget.kernel.choose(layer)
+    widget.restore()
+    idle()
+    np.testing.assert_array_equal(fake_run.runs[0].given, psf)
+    np.testing.assert_array_equal(viewer.layers[HR].metadata[METADATA_KEY]["kernel"], psf)
+    layer.scale = (0.5, 0.5)
+    widget.restore()
+    assert "kernel: expected restored pixels" in widget.status.text()
+
+
+def test_what_is_wrong_is_said_before_the_run(restorer):
+    _, widget = restorer
+    widget.configs["rks"].editors["line_width"].setText("wide")
+    widget._ask()
+    assert "Motion, width" in widget.estimate.text()
+
+
+def test_console_snippet_repeats_the_pixels(make_napari_viewer, idle, no_appraisal, qtbot):
+    """With the real engine, of a run that was stopped early on a region."""
+    viewer = make_napari_viewer()
+    values = np.random.default_rng(3).random((40, 40))
+    viewer.add_image(values, name="cells")
+    widget = RestoreWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.basic.editors["preset"].set_value("fast")
+    widget.configs["dip"].editors["channels"].set_value(4)
+    widget.configs["pke"].editors["warm_up"].set_value(3)
+    widget.advanced.editors["iterations"].set_value(400)
+    widget.basic.editors["device"].set_value("cpu")
+    widget.region.choose(widget._add_region(viewer.layers["cells"], ((4, 30), (6, 34))))
+    widget.restore()
+    qtbot.waitUntil(begun(viewer), timeout=60_000)
+    widget.stop()
+    idle()
+    first, kernel = viewer.layers[HR], viewer.layers[KERNEL]
+    assert first.metadata[METADATA_KEY]["stop"] == "CANCELLED"
+    widget.copy_snippet()
+    code = QApplication.clipboard().text()
+    exec(code, {})
+    np.testing.assert_array_equal(viewer.layers[f"{HR} [1]"].data, first.data)
+    np.testing.assert_array_equal(viewer.layers[f"{KERNEL} [1]"].data, kernel.data)
+    np.testing.assert_allclose(viewer.layers[f"{HR} [1]"].translate, first.translate)
+
+
+def test_estimate_is_shown_before_a_run(make_napari_viewer, idle, qtbot):
+    viewer = make_napari_viewer()
+    viewer.add_image(np.random.default_rng(0).random((40, 40)), name="cells")
+    widget = RestoreWidget(viewer)
+    qtbot.addWidget(widget)
+    qtbot.waitUntil(lambda: "free memory" in widget.estimate.text(), timeout=60_000)
+    assert widget.estimate.text().startswith("About ")
+    assert widget.basic.editors["device"].count() >= 2
+    assert "free)" in widget.basic.editors["device"].itemText(0)
+    widget.basic.editors["device"].set_value("cuda:9")
+    qtbot.waitUntil(lambda: "device: expected one of" in widget.estimate.text(), timeout=60_000)
+
+
+def test_an_image_below_the_kernel_size_is_said_before_and_refused(make_napari_viewer, idle, qtbot):
+    viewer = make_napari_viewer()
+    viewer.add_image(np.random.default_rng(0).random((4, 40)), name="cells")
+    widget = RestoreWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.restore()
+    idle()
+    assert "no smaller than the kernel" in widget.status.text()
