@@ -1,0 +1,251 @@
+"""Random kernel sampling: the right kernel from known statistics, and a sampler that is one."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from napari_dkp.config import RKSConfig
+from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.kernel_sampling import PaperSampler, SMCSampler, _systematic, make_sampler
+from napari_dkp.kernels import KernelFamily, families, gaussian, line
+from napari_dkp.metrics import kernel_ncc
+
+MODEL = Degradation((28, 28), (2, 2), (15, 15))
+CPU = torch.device("cpu")
+RANGES = {"gaussian_variance": (0.35, 8.0), "line_length": (2.0, 12.0)}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def sharp_image() -> torch.Tensor:
+    """Overlapping rectangles: edges in every direction, none of them smooth."""
+    rng = np.random.default_rng(0)
+    image = np.zeros(MODEL.domain_shape, np.float32)
+    rows, columns = np.indices(image.shape)
+    for _ in range(60):
+        r, c = rng.integers(0, image.shape[0], 2)
+        angle, height, width = rng.uniform(0, np.pi), *rng.uniform(1, 9, 2)
+        along = np.cos(angle) * (columns - c) + np.sin(angle) * (rows - r)
+        across = np.cos(angle) * (rows - r) - np.sin(angle) * (columns - c)
+        image[(abs(along) < width) & (abs(across) < height)] = rng.random()
+    return torch.from_numpy(image)[None]
+
+
+def observed(kernel: torch.Tensor, noise: float = 0.005) -> GramStatistics:
+    """Statistics of the true sharp image for data blurred by `kernel`."""
+    data = MODEL.forward(sharp_image(), kernel)
+    data = data + noise * torch.randn(data.shape, generator=generator(9))
+    return MODEL.statistics(sharp_image(), data)
+
+
+def true_gaussian() -> torch.Tensor:
+    covariance = torch.tensor([[[4.0, 1.2], [1.2, 1.0]]])
+    return gaussian(covariance, MODEL.kernel_shape, MODEL.kernel_centre)[0]
+
+
+def true_line() -> torch.Tensor:
+    length, angle, width = (torch.tensor([value]) for value in (9.0, 0.8, 0.5))
+    return line(length, angle, width, MODEL.kernel_shape, MODEL.kernel_centre)[0]
+
+
+def sampler(name: str, seed: int = 0, **config: object) -> SMCSampler:
+    rks = RKSConfig(**RANGES, **config)
+    return SMCSampler(families(name, MODEL, rks), rks, generator(seed), CPU)
+
+
+def run(smc: SMCSampler, statistics: GramStatistics, steps: int = 15) -> torch.Tensor:
+    for _ in range(steps):
+        kernel = smc.step(statistics)
+    return kernel
+
+
+@pytest.mark.parametrize("name", ["gaussian", "auto"])
+def test_smc_recovers_a_gaussian(name):
+    kernel = run(sampler(name), observed(true_gaussian()))
+    assert kernel_ncc(kernel.numpy(), true_gaussian().numpy()) > 0.995
+
+
+@pytest.mark.parametrize("name", ["line", "auto"])
+def test_smc_recovers_a_line(name):
+    kernel = run(sampler(name), observed(true_line()))
+    assert kernel_ncc(kernel.numpy(), true_line().numpy()) > 0.99
+
+
+def test_the_wrong_family_does_worse_than_auto():
+    """What makes the test of "auto" one: lines are no Gaussians."""
+    kernel = run(sampler("gaussian"), observed(true_line()))
+    assert kernel_ncc(kernel.numpy(), true_line().numpy()) < 0.97
+
+
+def test_smc_follows_statistics_that_change():
+    smc = sampler("gaussian")
+    first = run(smc, observed(true_line()))
+    second = run(smc, observed(true_gaussian()), steps=25)
+    assert kernel_ncc(second.numpy(), true_gaussian().numpy()) > 0.99
+    assert kernel_ncc(first.numpy(), true_gaussian().numpy()) < 0.95
+
+
+@pytest.mark.parametrize("kind", ["smc", "paper"])
+def test_draws_come_from_the_generator_alone(kind):
+    statistics = observed(true_gaussian())
+    rks = RKSConfig(sampler=kind, particles=64)
+
+    def kernels(seed: int) -> torch.Tensor:
+        source = make_sampler(families("auto", MODEL, rks), rks, generator(seed), CPU)
+        return torch.stack([source.draw(), *(source.step(statistics) for _ in range(3))])
+
+    before = torch.get_rng_state()
+    first = kernels(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    assert torch.equal(first, kernels(1))
+    assert not torch.equal(first, kernels(2))
+
+
+@pytest.mark.parametrize("kind", ["smc", "paper"])
+def test_a_sampled_prior_is_a_kernel(kind):
+    rks = RKSConfig(sampler=kind, particles=64)
+    source = make_sampler(families("auto", MODEL, rks), rks, generator(), CPU)
+    for kernel in (source.draw(), source.step(observed(true_line()))):
+        assert kernel.shape == MODEL.kernel_shape
+        assert kernel.min() >= 0
+        assert kernel.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_draw_uses_every_family():
+    source = sampler("auto")
+    drawn = torch.stack([source.draw() for _ in range(60)])
+    generous = RKSConfig(**RANGES)
+    for only in families("auto", MODEL, generous)[:2]:
+        points = torch.rand(4000, only.n_parameters, generator=generator(5))
+        members = only.render(points).flatten(1)
+        nearest = torch.cdist(drawn.flatten(1), members).amin(1) / drawn.flatten(1).norm(dim=1)
+        # A third of the draws lie in each of the small families, the others outside.
+        assert 8 <= (nearest < 0.1).sum() <= 40
+
+
+def test_paper_sampler_weights_its_draws_by_their_inverse_misfit():
+    """Eqs. 6-8 by hand: k_p = Σ w_l k_l, w_l ∝ 1 / ‖y - (x * k_l)↓‖²."""
+    rks = RKSConfig(sampler="paper", draws=4)
+    members = families("gaussian", MODEL, rks)
+    data = MODEL.forward(sharp_image(), true_gaussian())
+    twin = PaperSampler(members, rks, generator(3), CPU)
+    draws = torch.stack([twin.draw() for _ in range(4)])
+    errors = torch.stack(
+        [(MODEL.forward(sharp_image(), kernel) - data).square().sum() for kernel in draws]
+    )
+    weights = 1 / errors
+    expected = torch.tensordot(weights / weights.sum(), draws, 1)
+    found = PaperSampler(members, rks, generator(3), CPU).step(
+        MODEL.statistics(sharp_image(), data)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_systematic_resampling_keeps_each_within_one_of_its_expectation():
+    source = generator(4)
+    for concentration in (0.1, 1.0, 20.0):
+        weights = torch.rand(50, generator=source, dtype=torch.float64) ** (1 / concentration)
+        weights = weights / weights.sum()
+        index = _systematic(weights, source)
+        counts = torch.bincount(index, minlength=50).double()
+        assert counts.sum() == 50
+        assert (counts >= (50 * weights).floor()).all()
+        assert (counts <= (50 * weights).ceil()).all()
+
+
+def test_systematic_resampling_is_unbiased():
+    source = generator(5)
+    weights = torch.tensor([0.55, 0.25, 0.15, 0.05], dtype=torch.float64)
+    counts = sum(
+        torch.bincount(_systematic(weights, source), minlength=4).double() for _ in range(2000)
+    )
+    np.testing.assert_allclose(counts / 8000, weights, atol=0.01)
+
+
+# The moves leave the tempered target invariant: one parameter, a known density.
+
+
+@dataclass
+class Toy:
+    """Misfit 1 + energy(p) of the "kernel" p: with its minimum 1, β is the confidence itself."""
+
+    energy: object
+
+    def misfit(self, kernels: torch.Tensor) -> torch.Tensor:
+        return 1 + self.energy(kernels[:, 0].double())
+
+
+CONFIDENCE = 50.0
+
+
+def population(energy, periodic: bool = False) -> torch.Tensor:
+    """Points of the population after the first steps, over further steps."""
+    only = KernelFamily("toy", (periodic,), lambda points: points)
+    rks = RKSConfig(particles=4096, moves=3, confidence=CONFIDENCE)
+    smc = SMCSampler([only], rks, generator(6), CPU)
+    kept = []
+    for step in range(16):
+        smc.step(Toy(energy))
+        if step >= 6:
+            kept.append(smc._parts[0].kernels[:, 0].double())
+    return torch.cat(kept)
+
+
+SIGMA = 1 / math.sqrt(2 * CONFIDENCE)  # of exp(-β u²)
+
+
+def test_population_has_the_mean_and_spread_of_its_target():
+    points = population(lambda p: (p - 0.4) ** 2)
+    assert points.mean().item() == pytest.approx(0.4, abs=0.03 * SIGMA)
+    assert points.std().item() == pytest.approx(SIGMA, rel=0.03)
+
+
+def test_population_is_right_at_an_edge_of_the_cube():
+    points = population(lambda p: p**2)
+    assert points.min() >= 0
+    assert points.mean().item() == pytest.approx(SIGMA * math.sqrt(2 / math.pi), rel=0.03)
+    assert points.square().mean().item() == pytest.approx(SIGMA**2, rel=0.05)
+
+
+def test_population_goes_round_a_periodic_parameter():
+    points = population(lambda p: torch.minimum(p, 1 - p) ** 2, periodic=True)
+    wrapped = (points + 0.5) % 1 - 0.5
+    assert wrapped.mean().item() == pytest.approx(0, abs=0.03 * SIGMA)
+    assert wrapped.std().item() == pytest.approx(SIGMA, rel=0.03)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_population_stays_uniform_where_nothing_is_learned(periodic):
+    points = population(torch.zeros_like, periodic)
+    counts = torch.histc(points, 10, 0, 1) / len(points)
+    np.testing.assert_allclose(counts, 0.1, atol=0.01)
+
+
+def test_a_bimodal_target_keeps_both_modes_in_proportion():
+    def energy(p: torch.Tensor) -> torch.Tensor:
+        modes = torch.stack([(p - 0.25) ** 2, (p - 0.75) ** 2 + math.log(2) / CONFIDENCE])
+        return -torch.logsumexp(-CONFIDENCE * 4 * modes, 0) / CONFIDENCE
+
+    def misfit_above_minimum(p: torch.Tensor) -> torch.Tensor:
+        grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
+        return energy(p) - energy(grid).min()
+
+    points = population(misfit_above_minimum)
+    grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    density = torch.exp(-CONFIDENCE * energy(grid))
+    expected = (density[grid > 0.5].sum() / density.sum()).item()
+    assert (points > 0.5).double().mean().item() == pytest.approx(expected, abs=0.03)
+
+
+def test_an_exact_fit_stays_finite():
+    """The image explains the data without noise: the misfit of the best kernel vanishes."""
+    data = MODEL.forward(sharp_image(), true_gaussian())
+    kernel = run(sampler("gaussian"), MODEL.statistics(sharp_image(), data))
+    assert torch.isfinite(kernel).all()
+    assert kernel_ncc(kernel.numpy(), true_gaussian().numpy()) > 0.999
