@@ -8,10 +8,17 @@ cd "$(dirname "$0")/.."
 say() { printf '%s\n' "$*" >&2; }
 
 libraries=(
-    xvfb libgl1 libegl1 libgl1-mesa-dri libxkbcommon-x11-0 libdbus-1-3 libxcb-icccm4 libxcb-image0
-    libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
-    libxcb-xfixes0 libxcb-cursor0
+    xvfb xauth libgl1 libegl1 libgl1-mesa-dri libfontconfig1 libxkbcommon-x11-0 libdbus-1-3
+    libglib2.0-0 libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0
+    libxcb-shape0 libxcb-xinerama0 libxcb-xfixes0 libxcb-cursor0
 )
+
+# Debian 13 and Ubuntu 24.04 renamed some libraries to NAMEt64, which answer to NAME
+is_installed() {
+    local states
+    states=$(dpkg-query --show --showformat='${db:Status-Status}\n' "$1" "$1t64" 2>/dev/null || true)
+    grep -qx installed <<<"$states"
+}
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -30,8 +37,7 @@ fi
 missing=()
 if command -v dpkg-query >/dev/null; then
     for package in "${libraries[@]}"; do
-        status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
-        [ "$status" = installed ] || missing+=("$package")
+        is_installed "$package" || missing+=("$package")
     done
 elif ! command -v xvfb-run >/dev/null; then
     say "This is no Debian or Ubuntu: install Xvfb and the libraries Qt and OpenGL need yourself."
