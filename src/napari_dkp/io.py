@@ -138,8 +138,8 @@ class Outputs:
         free = shutil.disk_usage(folder).free
         if free < n_bytes:
             raise OSError(
-                f"output: the restored image takes {n_bytes / 1e9:.3g} GB and '{folder}' has "
-                f"{free / 1e9:.3g} GB left"
+                f"output: the restored image takes {n_bytes / 1e6:.3g} MB and '{folder}' has "
+                f"{free / 1e6:.3g} MB left"
             )
 
     def spare(self, source: Path) -> None:
