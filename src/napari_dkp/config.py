@@ -18,6 +18,7 @@ Phase = Literal["area", "fkp"]
 Boundary = Literal["free", "circular"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Sampler = Literal["smc", "paper"]
+Weighting = Literal["contrast", "uniform"]
 NetworkName = Literal["light", "published"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -27,6 +28,7 @@ PHASES: tuple[str, ...] = get_args(Phase)
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
+WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 
 MAX_SCALE = 8
@@ -49,6 +51,7 @@ class RKSConfig:
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
     draws : fresh kernels per outer step ("paper", L of eq. 4).
     memory : decay of the running mean of Gram statistics over outer steps; 0 uses the last image.
+    weighting : "contrast" weighs LR samples by inverse local variance; "uniform" as published.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
     line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
@@ -61,6 +64,7 @@ class RKSConfig:
     confidence: float = 1000.0
     draws: int = 5
     memory: float = 0.8
+    weighting: Weighting = "contrast"
     max_sites: int = 16384
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
@@ -74,6 +78,7 @@ class RKSConfig:
         _checks.integer("moves", self.moves, 0, 100)
         _checks.number("confidence", self.confidence, 1e-3)
         _checks.integer("draws", self.draws, 1, 10000)
+        _checks.choice("weighting", self.weighting, WEIGHTINGS)
         _checks.number("memory", self.memory, 0.0, 0.999)
         _checks.integer("max_sites", self.max_sites, 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
@@ -101,7 +106,7 @@ class PKEConfig:
     learning_rate: float = 1e-3
     warm_up: int = 200
     steps: int = 5
-    data_weight: float = 1.0
+    data_weight: float = 0.3
 
     def __post_init__(self) -> None:
         hidden = tuple(_checks.integer("hidden", units, 1) for units in self.hidden)
@@ -255,7 +260,7 @@ _PRESETS = {
     "best": _Preset(1000, dip=DIPConfig(channels=128)),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", memory=0.0),
+        rks=RKSConfig(sampler="paper", memory=0.0, weighting="uniform"),
         pke=PKEConfig(learning_rate=1e-4, steps=1),
         dip=DIPConfig(network="published", ssim_fraction=0.405, averaging=0.0),
     ),

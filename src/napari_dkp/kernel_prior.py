@@ -2,6 +2,7 @@
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
@@ -16,6 +17,8 @@ class DynamicKernelPrior:
     The statistics are averaged over iterates, which stand for draws from the image's posterior: the
     expected misfit adds the variance of the image to G. A kernel estimated from one image alone is
     drawn to that image's errors and ends up too narrow, the more so as the image follows it.
+    Samples are weighted by inverse local contrast, as SSIM weighs them: where the data is busy, an
+    unfinished image errs most, and its errors would decide the kernel's width.
 
     Parameters
     ----------
@@ -37,6 +40,7 @@ class DynamicKernelPrior:
     ) -> None:
         self._model = model
         self._data = data
+        self._weights = contrast_weights(data) if rks.weighting == "contrast" else None
         self._max_sites = rks.max_sites
         self._memory = rks.memory
         self._statistics: GramStatistics | None = None
@@ -51,11 +55,45 @@ class DynamicKernelPrior:
             for _ in range(self._warm_up):
                 self._estimator.warm_up_step(self._sampler.draw())
             return self._estimator.kernel()
-        statistics = self._model.statistics(image, self._data, max_sites=self._max_sites)
+        statistics = self._model.statistics(image, self._data, self._weights, self._max_sites)
         if self._statistics is not None:
             statistics = statistics.lerp(self._statistics, self._memory)
         self._statistics = statistics
         return self._estimator.step(self._sampler.step(statistics), statistics)
+
+
+def contrast_weights(data: Tensor) -> Tensor:
+    """Return the inverse local variance of LR samples, regularised, of mean 1.
+
+    Parameters
+    ----------
+    data : shape (C, *lr_shape).
+
+    Returns
+    -------
+    Tensor of shape lr_shape.
+    """
+    variance = (data - _local_mean(data)).square().mean(0, keepdim=True)
+    variance = _local_mean(variance)[0]
+    weights = 1 / (variance + _LEAST_CONTRAST * variance.mean())
+    return weights / weights.mean()
+
+
+def _local_mean(data: Tensor) -> Tensor:
+    """Average over a box of _WINDOW samples along each axis but the first."""
+    for axis in range(1, data.ndim):
+        along = data.movedim(axis, -1)
+        pooled = functional.avg_pool1d(
+            along.flatten(0, -2), _WINDOW, 1, _WINDOW // 2, count_include_pad=False
+        )
+        data = pooled.reshape(along.shape).movedim(-1, axis)
+    return data
+
+
+# LR samples: the window of SSIM.
+_WINDOW = 11
+# Share of the mean local variance below which contrast is not told apart.
+_LEAST_CONTRAST = 0.1
 
 
 class KnownKernel:
