@@ -60,7 +60,7 @@ def test_nonsense_is_named(qtbot):
     form = Form(RKSConfig)
     qtbot.addWidget(form)
     form.editors["line_width"].setText("wide")
-    with pytest.raises(ValueError, match="Motion, width: expected numbers"):
+    with pytest.raises(ValueError, match="Motion width: expected numbers"):
         form.values()
     form.editors["line_width"].setText("3, 1")
     with pytest.raises(ValueError, match="line_width: expected low <= high"):

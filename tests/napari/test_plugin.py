@@ -46,7 +46,7 @@ def test_samples_open_without_the_network(viewer, key, layers, monkeypatch):
 
 
 def test_the_known_psf_lies_in_restored_pixels_beside_its_image(viewer):
-    truth, blurred, psf = viewer.open_sample("napari-dkp", "filaments")
+    truth, psf, blurred = viewer.open_sample("napari-dkp", "filaments")
     np.testing.assert_allclose(psf.scale * 2, blurred.scale)
     assert psf.data.sum() == pytest.approx(1, abs=1e-5)
     assert psf.extent.world[0, 1] > blurred.extent.world[1, 1]

@@ -145,6 +145,21 @@ def test_a_failed_run_leaves_nothing_in_memory(restorer, idle, fake_run):
     assert run() is None
 
 
+def test_a_finished_run_does_not_hold_the_image(restorer, idle, fake_run, qtbot):
+    viewer, widget = restorer
+    values = np.random.default_rng(1).random((24, 30))
+    viewer.layers["cells"].data = values
+    image = weakref.ref(values)
+    del values
+    widget.restore()
+    idle()
+    fake_run.runs.clear()
+    viewer.layers.clear()
+    qtbot.wait(50)
+    gc.collect()
+    assert image() is None
+
+
 def test_a_run_cut_short_by_the_viewer_leaves_nothing_in_memory(restorer, qtbot, idle, fake_run):
     """Closing napari quits the worker, which then stops without closing its generator."""
     viewer, widget = restorer
@@ -229,6 +244,20 @@ def test_viewer_may_be_closed_during_a_run(restorer, qtbot, idle, fake_run):
     idle()
     assert fake_run.runs[0].closed
     assert fake_run.runs[0].done < 10_000
+
+
+def test_napari_is_told_what_is_under_way(restorer, qtbot, idle, fake_run):
+    """It lists it when it asks whether to close."""
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    (task,) = viewer.window._task_status_manager.get_status()
+    assert "the restoration of 'cells'" in task
+    widget.stop()
+    idle()
+    assert not viewer.window._task_status_manager.is_busy()
 
 
 def test_dock_may_be_closed_during_a_run(restorer, qtbot, idle, fake_run):
@@ -369,7 +398,7 @@ def test_what_is_wrong_is_said_before_the_run(restorer):
     _, widget = restorer
     widget.configs["rks"].editors["line_width"].setText("wide")
     widget._ask()
-    assert "Motion, width" in widget.estimate.text()
+    assert "Motion width" in widget.estimate.text()
 
 
 def test_console_snippet_repeats_the_pixels(make_napari_viewer, idle, no_appraisal, qtbot):
@@ -407,7 +436,8 @@ def test_estimate_is_shown_before_a_run(make_napari_viewer, idle, qtbot):
     qtbot.waitUntil(lambda: "free memory" in widget.estimate.text(), timeout=60_000)
     assert widget.estimate.text().startswith("About ")
     assert widget.basic.editors["device"].count() >= 2
-    assert "free)" in widget.basic.editors["device"].itemText(0)
+    assert widget.basic.editors["device"].itemText(0).startswith("Automatic (")
+    assert widget.basic.editors["device"].itemText(1).endswith(" free")
     widget.basic.editors["device"].set_value("cuda:9")
     qtbot.waitUntil(lambda: "device: expected one of" in widget.estimate.text(), timeout=60_000)
 

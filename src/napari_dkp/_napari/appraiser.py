@@ -75,9 +75,9 @@ def appraise(shape: tuple[int, ...] | None, settings: Settings) -> Appraisal:
         from napari_dkp.estimate import estimate
 
         chosen = resolve_device("auto")
-        devices = {"auto": f"Automatic: {_described(describe_device(chosen), free_memory(chosen))}"}
+        devices = {"auto": f"Automatic ({chosen.type.upper()})"}
         for name in available_devices():
-            devices[name] = _described(describe_device(name), free_memory(name))
+            devices[name] = f"{describe_device(name)}, {size(free_memory(name))} free"
     except (ImportError, OSError, RuntimeError) as error:
         return Appraisal({}, problem=f"PyTorch could not be loaded: {error}")
     if shape is None:
@@ -112,7 +112,3 @@ def size(count: int) -> str:
     if count < 1e9:
         return f"{max(1, round(count / 1e6))} MB"
     return f"{count / 1e9:.3g} GB"
-
-
-def _described(name: str, free: int) -> str:
-    return f"{name} ({size(free)} free)"

@@ -8,6 +8,9 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+# As far as labels beside the plot are set in.
+_INSET = 5
+
 COLOURS = ("#f0a848", "#59b3e6")
 """Orange and blue that stand out on dark and light, also for colour-blind eyes."""
 
@@ -41,7 +44,7 @@ class CurvePlot(QWidget):
 
     def sizeHint(self) -> QSize:
         """Return the size that shows a curve's course and no more."""
-        return QSize(220, 8 * self.fontMetrics().height())
+        return QSize(220, 7 * self.fontMetrics().height())
 
     @property
     def curves(self) -> tuple[Curve, ...]:
@@ -71,7 +74,9 @@ class CurvePlot(QWidget):
         line = self.fontMetrics().height()
         frame = QRectF(0.5, line + 3.5, self.width() - 1, self.height() - 2 * line - 7)
         painter.setPen(text)
-        painter.drawText(QRectF(0, 0, self.width(), line), Qt.AlignmentFlag.AlignLeft, self._title)
+        painter.drawText(
+            QRectF(_INSET, 0, self.width(), line), Qt.AlignmentFlag.AlignLeft, self._title
+        )
         painter.setPen(faint)
         painter.drawRoundedRect(frame, 3, 3)
         if not self._curves:

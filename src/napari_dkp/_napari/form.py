@@ -58,7 +58,9 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Meaning of each image axis, e.g. ZYX or TCYX; empty: from the layer's axis labels.",
         ),
         "method": Entry(
-            "Method", "How the image is restored.", names={"dip": "Deep image prior (untrained)"}
+            "Method",
+            "How the image is restored: by a network that is fitted to this image alone.",
+            names={"dip": "Deep image prior"},
         ),
         "kernel_family": Entry(
             "Blur",
@@ -127,12 +129,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),
         "gaussian_variance": Entry(
-            "Optics, variance", "Smallest and largest variance, restored pixels squared."
+            "Optics range", "Smallest and largest variance, restored pixels squared."
         ),
-        "line_length": Entry("Motion, length", "Shortest and longest motion, restored pixels."),
-        "line_width": Entry("Motion, width", "Sigma across the motion, restored pixels."),
-        "path_extent": Entry("Shake, extent", "Smallest and largest shake, restored pixels."),
-        "path_width": Entry("Shake, width", "Sigma across the path, restored pixels."),
+        "line_length": Entry("Motion length", "Shortest and longest motion, restored pixels."),
+        "line_width": Entry("Motion width", "Sigma across the motion, restored pixels."),
+        "path_extent": Entry("Shake extent", "Smallest and largest shake, restored pixels."),
+        "path_width": Entry("Shake width", "Sigma across the path, restored pixels."),
     },
     PKEConfig: {
         "hidden": Entry("Hidden units", "Units of each hidden layer of the kernel network."),
@@ -187,7 +189,7 @@ class Form(QWidget):
         super().__init__(parent)
         self.layout_ = form_layout(self)
         hints = get_type_hints(kind)
-        defaults = {entry.name: entry.default for entry in fields(kind)}
+        defaults: dict[str, Any] = {entry.name: entry.default for entry in fields(kind)}
         self.editors: dict[str, Editor] = {}
         for name in defaults if names is None else names:
             entry = ENTRIES[kind][name]
@@ -250,6 +252,7 @@ class DeviceChoice(QComboBox):
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(8)
         self.currentIndexChanged.connect(self.edited)
+        self.currentTextChanged.connect(self.setToolTip)
 
     def value(self) -> str:
         """Return the device's name as in `Settings.device`."""
@@ -278,13 +281,14 @@ class Whole(QLargeIntSpinBox):
 
     def __init__(self, entry: Entry) -> None:
         super().__init__()
-        self.setRange(int(entry.low), int(entry.high))
+        self.setRange(int(entry.low), int(entry.high))  # type: ignore[no-untyped-call]
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.valueChanged.connect(self.edited)
 
     def set_value(self, value: int | None) -> None:
         """Show a number."""
-        self.setValue(self.minimum() if value is None else value)
+        shown = self.minimum() if value is None else value  # type: ignore[no-untyped-call]
+        self.setValue(shown)  # type: ignore[no-untyped-call]
 
 
 class Factor(QSpinBox):
@@ -442,7 +446,7 @@ def add_row(layout: QFormLayout, label: str, widget: QWidget) -> None:
     text.setToolTip(widget.toolTip())
 
 
-LABEL_WIDTH = 92
+LABEL_WIDTH = 100
 MARGIN = 8
 
 

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidge
 from napari_dkp._napari.curve_plot import COLOURS, Curve, CurvePlot
 from napari_dkp._napari.form import MARGIN
 from napari_dkp._napari.layers import METADATA_KEY
-from napari_dkp.kernel_shape import KernelShape, measure
+from napari_dkp.kernel_shape import KernelShape, Profile, measure
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -102,10 +102,12 @@ class KernelInspector(QWidget):
         for label, text in zip(self.values.values(), texts, strict=True):
             label.setText(text)
         major, minor = shape.profiles
-        reach = max(-major.positions[0], -minor.positions[0])
+        reach = min(2.5 * shape.fwhm[0], max(-major.positions[0], -minor.positions[0]))
         self.profile.set_curves(
-            Curve(*major, "long axis"),
-            Curve(*minor, "short axis"),
+            *(
+                Curve(*_within(profile, reach), name)
+                for profile, name in ((major, "long axis"), (minor, "short axis"))
+            ),
             x_label=f"distance ({unit})",
             x_range=(-reach, reach),
         )
@@ -202,6 +204,11 @@ _TITLES = {
     "Angle": "Of the long axis: 0° along X, positive anticlockwise.",
     "Pixel": "Size of a kernel pixel, rows × columns; that of the restored image.",
 }
+
+
+def _within(profile: Profile, reach: float) -> Profile:
+    near = np.abs(profile.positions) <= reach
+    return Profile(profile.positions[near], profile.values[near])
 
 
 def _plane(layer: Image, viewer: "Viewer") -> np.ndarray:

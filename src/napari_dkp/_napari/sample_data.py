@@ -52,7 +52,6 @@ def filaments() -> list[LayerData]:
             {"name": "filaments, truth", "translate": (shift, shift), "visible": False, **fine},
             "image",
         ),
-        (blurred, {"name": "filaments", "contrast_limits": limits, **coarse}, "image"),
         (
             psf,
             {
@@ -64,6 +63,7 @@ def filaments() -> list[LayerData]:
             },
             "image",
         ),
+        (blurred, {"name": "filaments", "contrast_limits": limits, **coarse}, "image"),
     ]
 
 

@@ -9,6 +9,7 @@ from napari.layers import Image, Layer, Shapes
 from napari.utils import progress
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QIcon
 from qtpy.QtWidgets import (
     QApplication,
     QFrame,
@@ -57,6 +58,7 @@ class RestoreWidget(QWidget):
         self._live: LiveLayers | None = None
         self._bar: progress | None = None
         self._began = 0.0
+        self._n_planes = 1
         self._residuals: list[float] = []
         self._watched: Layer | None = None
 
@@ -132,7 +134,7 @@ class RestoreWidget(QWidget):
         except (ValueError, TypeError) as error:
             self._report(str(error))
             return
-        bar = progress(total=0, desc=f"Restoring {job.source.name}")
+        bar = progress(total=0, desc=f"Restoring {job.name}")
         try:
             worker.start(
                 job,
@@ -226,8 +228,9 @@ class RestoreWidget(QWidget):
         if job is None or event is None:
             return
         if isinstance(event, Begun):
-            self._live = LiveLayers(self._viewer, job.source, event.layers)
+            self._live = LiveLayers(self._viewer, event.source, event.layers)
             self._began = time.monotonic()
+            self._n_planes = event.n_planes
             if self._bar is not None:
                 self._bar.total = event.n_steps
             return
@@ -238,7 +241,11 @@ class RestoreWidget(QWidget):
         self._live.draw(event)
         self._plot(event.residuals)
         left = (time.monotonic() - self._began) / event.step * (event.n_steps - event.step)
-        self._say(f"Step {event.step} of {event.n_steps}, {duration(left)} left")
+        planes = self._n_planes
+        at = f"Plane {(event.step - 1) * planes // event.n_steps + 1} of {planes}, step"
+        self._say(
+            f"{at if planes > 1 else 'Step'} {event.step} of {event.n_steps}, {duration(left)} left"
+        )
         if self._bar is not None:
             # Last, since napari handles events while it draws the bar, the end of the run too.
             self._bar.update(event.step - self._bar.n)
@@ -385,7 +392,9 @@ class RestoreWidget(QWidget):
         self.draw.clicked.connect(self.draw_region)
         self.basic.editors["preset"].edited.connect(self._fill_from_preset)
         forms = (self.basic, self.advanced, *self.configs.values())
-        for part in (self.image, self.region, self.planes, self.kernel, *forms):
+        choices = (self.image, self.region, self.planes, self.kernel)
+        parts: tuple[LayerCombo | Choice | Form, ...] = (*choices, *forms)
+        for part in parts:
             part.edited.connect(self._changed)
         self._appraiser.found.connect(self._show_appraisal)
         # Not a method of this widget, which is gone by then.
@@ -458,10 +467,19 @@ class _Running:
 
 
 def _section(title: str, *parts: QWidget) -> QCollapsible:
-    section = QCollapsible(title)
+    """Return widgets under a title that folds them away."""
+    # The sign is part of the text: superqt's icons do not follow napari's theme.
+    section = QCollapsible(f"▸ {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
     section.setDuration(0)
-    section.layout().setContentsMargins(0, 0, 0, 0)
-    section.content().layout().setContentsMargins(0, 6, 0, 6)
+    button = section.toggleButton()
+    button.setStyleSheet(
+        "QPushButton, QPushButton:checked { text-align: left; border: none; background: none; }"
+    )
+    section.toggled.connect(lambda open_: button.setText(f"{'▾' if open_ else '▸'} {title}"))
+    for frame, margins in ((section, (0, 0, 0, 0)), (section.content(), (0, 4, 0, 4))):
+        layout = frame.layout()
+        assert layout is not None
+        layout.setContentsMargins(*margins)
     for part in parts:
         section.addWidget(part)
     return section

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -43,8 +44,10 @@ class Busy(Exception):
 class Begun:
     """The first state is there: both layers, ready to be added."""
 
+    source: Source
     layers: list[LayerData]
     n_steps: int
+    n_planes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +81,13 @@ class Job:
     """
 
     def __init__(self, source: Source, settings: Settings, kernel: np.ndarray | None) -> None:
-        self.source = source
-        self._settings = settings
-        self._kernel = kernel
+        self.name = source.name
+        self._device = settings.device
         self._stop = Event()
         self._drawn = Event()
         self._drawn.set()
-        self._steps = self._work()
+        # What is large lives in this generator alone: napari keeps every worker it ever had.
+        self._steps = self._work(source, settings, kernel)
 
     def stop(self) -> None:
         """End the run after its present step; what it has reached is its result."""
@@ -105,7 +108,7 @@ class Job:
         try:
             return (yield from self._steps)
         except Exception as error:
-            failure = RunFailed(explain(error, self._settings.device))
+            failure = RunFailed(explain(error, self._device))
             # A traceback would keep the run's tensors alive.
             traceback.clear_frames(error.__traceback__)
         raise failure
@@ -119,13 +122,14 @@ class Job:
         elif torch is not None and torch.backends.mps.is_available():
             torch.mps.empty_cache()
 
-    def _work(self) -> Generator[Begun | Drawing | None, None, Ended]:
+    def _work(
+        self, source: Source, settings: Settings, kernel: np.ndarray | None
+    ) -> Generator[Begun | Drawing | None, None, Ended]:
         from napari_dkp.stack import Run
 
-        source = self.source
         pixels = source.read()
         alpha = source.alpha(pixels)
-        run = Run(source.colours(pixels), self._settings, self._kernel)
+        run = Run(source.colours(pixels), settings, kernel)
         scales = run.settings.scales(2)
         residuals: list[float] = []
         sent = 0.0
@@ -133,7 +137,8 @@ class Job:
             for state in states:
                 residuals.append(state.residual)
                 if sent == 0.0:
-                    yield Begun(_own(result_layers(source, run.result(), alpha=alpha)), run.n_steps)
+                    layers = _own(result_layers(source, run.result(), alpha=alpha))
+                    yield Begun(source, layers, run.n_steps, run.n_planes)
                 if time.monotonic() - sent >= INTERVAL:
                     sent = time.monotonic()
                     if self._drawn.is_set():
@@ -156,6 +161,15 @@ class Job:
         return Ended(result_layers(source, run.result(), alpha=alpha), tuple(residuals))
 
 
+class _Task(partial[Generator[Begun | Drawing | None, None, Ended]]):
+    """Tells napari what is under way; it names its workers' functions when it asks to close."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"the restoration of {self.name!r}"
+
+
 _active: Job | None = None
 
 
@@ -176,8 +190,10 @@ def start(job: Job, *, finished: Sequence[Slot], **connect: Slot) -> None:
     if _active is not None:
         raise Busy(BUSY)
     _active = job
+    task = _Task(job.events)
+    task.name = job.name
     create_worker(
-        job.events,
+        task,
         _worker_class=GeneratorWorker,  # napari's own would show every error a second time
         _ignore_errors=True,
         _connect={**connect, "finished": [_release, *finished]},
