@@ -16,7 +16,9 @@ import napari_dkp as dkp
 from napari_dkp import metrics
 
 
-def score(folder: Path, name: str, non_blind: bool, settings: dict[str, object]) -> dict[str, float]:
+def score(
+    folder: Path, name: str, non_blind: bool, settings: dict[str, object]
+) -> dict[str, float]:
     """Restore one image and score it against its ground truth."""
     hr, lr = (imread(folder / f"{name}_{kind}.png")[..., :3] for kind in ("hr", "lr"))
     truth = np.load(folder / f"{name}_kernel.npy")[::-1, ::-1]
@@ -53,7 +55,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--non-blind", action="store_true", help="give the true kernel: the ceiling")
+    parser.add_argument(
+        "--non-blind", action="store_true", help="give the true kernel: the ceiling"
+    )
     options = parser.parse_args()
     names = options.images or sorted(
         path.name.removesuffix("_lr.png") for path in options.data.glob("*_lr.png")

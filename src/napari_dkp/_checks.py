@@ -4,7 +4,8 @@ Every message names the argument, says what was expected and what came.
 """
 
 from collections.abc import Collection, Sequence
-from numbers import Integral, Real
+from operator import index
+from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 
@@ -19,22 +20,24 @@ def choice(name: str, value: object, options: Collection[str]) -> str:
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
     """Return `value` as an int inside [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise TypeError(f"{name}: expected an integer; got {_describe(value)}")
+    value = index(value)
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}: expected an integer {bounds}; got {value}")
-    return int(value)
+    return value
 
 
 def number(name: str, value: object, low: float, high: float = np.inf) -> float:
     """Return `value` as a finite float inside [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool | str) or not isinstance(value, SupportsFloat):
         raise TypeError(f"{name}: expected a number; got {_describe(value)}")
+    value = float(value)
     if not np.isfinite(value) or not low <= value <= high:
         bounds = f"of at least {low:g}" if high == np.inf else f"from {low:g} to {high:g}"
         raise ValueError(f"{name}: expected a finite number {bounds}; got {value}")
-    return float(value)
+    return value
 
 
 def interval(name: str, value: object, low: float, high: float = np.inf) -> tuple[float, float]:
@@ -47,9 +50,7 @@ def interval(name: str, value: object, low: float, high: float = np.inf) -> tupl
     return first, last
 
 
-def per_axis(
-    name: str, value: object, low: int, high: int | None = None
-) -> int | tuple[int, ...]:
+def per_axis(name: str, value: object, low: int, high: int | None = None) -> int | tuple[int, ...]:
     """Return an integer, or a tuple of one integer per spatial axis."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
@@ -89,7 +90,9 @@ def finite(name: str, values: np.ndarray) -> None:
 def varying(name: str, values: np.ndarray) -> None:
     """Refuse a constant image: it holds nothing that a kernel could be found from."""
     if values.size and values.min() == values.max():
-        raise ValueError(f"{name}: expected an image with contrast; every value is {values.flat[0]}")
+        raise ValueError(
+            f"{name}: expected an image with contrast; every value is {values.flat[0]}"
+        )
 
 
 def psf(name: str, values: np.ndarray, ndim: int) -> np.ndarray:

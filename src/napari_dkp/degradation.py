@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -69,7 +70,19 @@ class Degradation:
 
     def crop(self, image: Tensor) -> Tensor:
         """Return the HR frame of an image on the domain, shape (..., *hr_shape)."""
-        return image[..., *(_span(b, n) for b, n in zip(self._before, self.hr_shape, strict=True))]
+        return _window(image, self._before, self.hr_shape)
+
+    def upsample(self, data: Tensor) -> Tensor:
+        """Return LR samples (..., *lr_shape), linearly interpolated at the HR frame's pixels."""
+        for axis, n, s in zip(self._axes, self.lr_shape, self.scale, strict=True):
+            first = 0.5 * (s - 1) if self.phase == "area" else -0.5 * (s - 1)
+            place = (torch.arange(s * n, device=data.device) - first) / s
+            place = place.clamp(0, n - 1)
+            low = place.floor().long().clamp_max(max(n - 2, 0))
+            high = (low + 1).clamp_max(n - 1)
+            share = (place - low).reshape(-1, *(1,) * (-1 - axis))
+            data = torch.lerp(data.index_select(axis, low), data.index_select(axis, high), share)
+        return data
 
     def extend(self, frame: Tensor) -> Tensor:
         """Return an image on the domain that continues an HR frame by mirroring it."""
@@ -84,18 +97,17 @@ class Degradation:
     def forward(self, image: Tensor, kernel: Tensor) -> Tensor:
         """Return A x: (..., *domain_shape) blurred and decimated to (..., *lr_shape)."""
         spectrum = torch.fft.rfftn(image, s=self._fft_shape, dim=self._axes)
-        blurred = torch.fft.irfftn(
-            spectrum * self._transfer(kernel), s=self._fft_shape, dim=self._axes
-        )
-        return blurred[..., *self._sites]
+        spectrum = spectrum * self._transfer(kernel)
+        blurred: Tensor = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
+        return blurred[self._sites]
 
     def adjoint(self, residual: Tensor, kernel: Tensor) -> Tensor:
         """Return A^T r: (..., *lr_shape) to (..., *domain_shape)."""
         raised = residual.new_zeros(*residual.shape[: -self.ndim], *self._fft_shape)
-        raised[..., *self._sites] = residual
+        raised[self._sites] = residual
         spectrum = torch.fft.rfftn(raised, dim=self._axes) * self._transfer(kernel).conj()
         image = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
-        return image[..., *(_span(0, n) for n in self.domain_shape)]
+        return _window(image, (0,) * self.ndim, self.domain_shape)
 
     def statistics(
         self,
@@ -175,8 +187,9 @@ class Degradation:
         return tuple(int(next_fast_len(n, real=True)) for n in self.domain_shape)
 
     @cached_property
-    def _sites(self) -> tuple[slice, ...]:
-        return tuple(slice(0, n, s) for n, s in zip(self.hr_shape, self.scale, strict=True))
+    def _sites(self) -> tuple[EllipsisType | slice, ...]:
+        sites = (slice(0, n, s) for n, s in zip(self.hr_shape, self.scale, strict=True))
+        return (..., *sites)
 
     def _transfer(self, kernel: Tensor) -> Tensor:
         """Return the transfer function, with the grid offset that puts sample 0 at index 0."""
@@ -194,7 +207,8 @@ class Degradation:
             -(first + before + reach - 1)
             for first, before, reach in zip(self._first, self._before, self._reach, strict=True)
         ]
-        return torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
+        transfer: Tensor = torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
+        return transfer
 
     def _interpolate(self, image: Tensor) -> Tensor:
         """Average neighbours along the axes on which samples fall between HR pixels."""
@@ -366,8 +380,11 @@ def degrade(
     return np.moveaxis(lr, (-2, -1), spatial)
 
 
-def _span(start: int, length: int) -> slice:
-    return slice(start, start + length)
+def _window(image: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Cut a box out of the trailing axes."""
+    for axis, (first, length) in enumerate(zip(start, shape, strict=True), start=-len(shape)):
+        image = image.narrow(axis, first, length)
+    return image
 
 
 def _with_length(shape: Sequence[int], axis: int, length: int) -> list[int]:

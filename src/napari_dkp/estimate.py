@@ -30,7 +30,9 @@ class Estimate:
     memory: int
 
 
-def estimate(lr_shape: tuple[int, ...], settings: Settings, *, device: str | None = None) -> Estimate:
+def estimate(
+    lr_shape: tuple[int, ...], settings: Settings, *, device: str | None = None
+) -> Estimate:
     """Return the cost of restoring an image.
 
     The first call for a device and method runs two steps on a small plane, a few tenths of a
@@ -82,9 +84,7 @@ class _Probe:
 def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     """Time one image step and one kernel step on a plane of about _PROBE_SIDE² HR pixels."""
     scales, sizes = settings.scales(2), settings.kernel_sizes(2)
-    lr_shape = tuple(
-        math.ceil(max(_PROBE_SIDE, k) / s) for s, k in zip(scales, sizes, strict=True)
-    )
+    lr_shape = tuple(math.ceil(max(_PROBE_SIDE, k) / s) for s, k in zip(scales, sizes, strict=True))
     model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
     generator = torch.Generator().manual_seed(0)
     data = torch.rand(channels, *lr_shape, generator=generator).to(device)

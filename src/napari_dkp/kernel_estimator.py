@@ -7,6 +7,7 @@ families; the data may take it out of them.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -37,7 +38,7 @@ class KernelEstimator:
         self._noise = (0.1 * torch.rand(_NOISE_LENGTH, generator=generator)).to(device)
         widths = [_NOISE_LENGTH, *config.hidden]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+        for fan_in, fan_out in pairwise(widths):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU6()]
         self._network = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(self._shape)))
         initialise(self._network, generator)
@@ -83,7 +84,7 @@ class KernelEstimator:
 
     def _descend(self, loss: Tensor) -> None:
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimiser.step()
 
 

@@ -41,9 +41,11 @@ class PaperSampler:
         self._device = device
 
     def draw(self) -> Tensor:
+        """Return one random member of the families."""
         return _draw(self._families, self._generator, self._device)
 
     def step(self, statistics: GramStatistics) -> Tensor:
+        """Return the reweighted mean of L fresh kernels."""
         kernels = torch.stack([self.draw() for _ in range(self._draws)])
         misfit = statistics.misfit(kernels)
         weights = 1 / (misfit + _MISFIT_FLOOR)  # eq. 6, E_l + delta
@@ -75,9 +77,11 @@ class SMCSampler:
         self._parts = [_Population(family, count, generator, device) for family in families]
 
     def draw(self) -> Tensor:
+        """Return one random member of the families."""
         return _draw(self._families, self._generator, self._device)
 
     def step(self, statistics: GramStatistics) -> Tensor:
+        """Move the population to the new statistics and return its mean."""
         for part in self._parts:
             part.score(statistics)
         best = torch.stack([part.misfit.min() for part in self._parts]).min()
@@ -181,7 +185,8 @@ def _uniform(shape: tuple[int, int], generator: Generator, device: torch.device)
 
 def _average(kernels: Tensor, weights: Tensor) -> Tensor:
     weights = (weights / weights.sum()).to(kernels)
-    return torch.tensordot(weights, kernels, 1)
+    average: Tensor = torch.tensordot(weights, kernels, 1)
+    return average
 
 
 def _systematic(weights: Tensor, generator: Generator) -> Tensor:

@@ -104,7 +104,8 @@ def _newton_step(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
         spread = (offsets.T * weights[:, None]) @ offsets - mean[:, :, None] * mean[:, None]
         spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
         inverse = torch.linalg.inv(spread)
-    return (inverse @ mean[:, :, None])[..., 0]
+    step: Tensor = (inverse @ mean[:, :, None])[..., 0]
+    return step
 
 
 # Pixels squared; keeps the step finite for kernels of a single tap, which no tilt can move.
@@ -178,7 +179,7 @@ def _line_family(model: Degradation, config: RKSConfig) -> KernelFamily:
 
 
 def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """A smooth path whose steps are Gaussian, scaled to an extent; width log-uniform."""
+    """Gaussian steps with momentum, through them a smooth path, scaled to an extent."""
     longest = 0.85 * min(model.kernel_shape)
     extent = config.path_extent or (min(2.0, 0.5 * longest), longest)
     basis = _spline_basis(_PATH_KNOTS, _PATH_POINTS)

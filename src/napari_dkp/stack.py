@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from napari_dkp import _checks, engine
@@ -58,9 +57,7 @@ class Run:
         If the image, the kernel or a setting cannot be used; the message names it.
     """
 
-    def __init__(
-        self, image: Any, settings: Settings, kernel: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, image: Any, settings: Settings, kernel: np.ndarray | None = None) -> None:
         image = _as_array(image)
         _checks.real_dtype("image", np.dtype(image.dtype))
         axes = settings.axes or guess_axes(image.shape)
@@ -88,9 +85,7 @@ class Run:
             self.settings.phase,
             self.settings.boundary,
         )
-        _checks.not_smaller_than_kernel(
-            "image", lr_shape, self._scales, self._model.kernel_shape
-        )
+        _checks.not_smaller_than_kernel("image", lr_shape, self._scales, self._model.kernel_shape)
         shape = tuple(image.shape[axis] for axis in self._looped)
         self._planes = list(np.ndindex(*shape))
         self.n_planes = len(self._planes)
@@ -169,13 +164,16 @@ class Run:
         scaling = _Scaling.of(plane, self._image.dtype)
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
         restorer, prior = build(self._model, data, scaling.bounds, self.settings, self._kernel)
-        start = functional.interpolate(data[None], self._model.hr_shape, mode="bilinear")[0]
+        start = self._model.upsample(data)
         for state in engine.alternate(restorer, prior, start, self._steps_per_plane):
-            yield replace(
-                state,
+            yield State(
+                step=state.step,
+                n_steps=state.n_steps,
                 image=self._as_read(scaling.restore(state.image.cpu().numpy())),
                 kernel=state.kernel.cpu().numpy(),
+                loss=state.loss,
                 residual=scaling.range * state.residual,
+                stop=state.stop,
                 plane=index,
             )
 
@@ -192,8 +190,7 @@ class Run:
 
     def _interpolated(self, index: tuple[int, ...]) -> np.ndarray:
         plane = torch.from_numpy(self._read(index))
-        size = self._model.hr_shape
-        return self._as_read(functional.interpolate(plane[None], size, mode="bilinear")[0].numpy())
+        return self._as_read(self._model.upsample(plane).numpy())
 
     def _channels_first(self, plane: np.ndarray) -> np.ndarray:
         return plane[None] if self._channel < 0 else np.moveaxis(plane, self._channel_axis, 0)

@@ -49,7 +49,10 @@ class DIPRestorer:
         initialise(network, generator)
         layout = torch.channels_last
         self._noise = noise.to(data.device, memory_format=layout)
-        self._network = network.to(data.device, memory_format=layout)
+        self._network = network.to(data.device)
+        for weight in network.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=layout)
         self._optimiser = torch.optim.Adam(
             network.parameters(), config.learning_rate, fused=data.device.type != "mps"
         )
@@ -69,7 +72,7 @@ class DIPRestorer:
             fidelity = squared / self._ssim_loss.contrast
         loss = fidelity + self._gradient_weight * sparse_gradients(image)
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._optimiser.step()
         self._steps += 1
         image = image.detach()

@@ -1,12 +1,15 @@
 """Architectures of image networks; nothing here knows how they are fitted."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from napari_dkp.config import DIPConfig
+
+Padding = Literal["zeros", "reflect"]
 
 
 class SkipNetwork(nn.Module):
@@ -30,7 +33,7 @@ class SkipNetwork(nn.Module):
         out_channels: int,
         widths: tuple[int, ...],
         skip_channels: int = 16,
-        padding: str = "zeros",
+        padding: Padding = "zeros",
         attention_from: int | None = None,
     ) -> None:
         super().__init__()
@@ -72,7 +75,8 @@ class SkipNetwork(nn.Module):
         for up, skipped in zip(reversed(self.up), reversed(skips), strict=True):
             x = functional.interpolate(x, size=skipped.shape[-2:], mode="bilinear")
             x = up(torch.cat([skipped, x], 1))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class NonLocalBlock(nn.Module):
@@ -88,7 +92,8 @@ class NonLocalBlock(nn.Module):
         """Map (B, C, H, W) to the same shape."""
         query, key, value = self.embed(x).flatten(2).mT.chunk(3, -1)
         attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x + self.join(attended.mT.unflatten(2, x.shape[-2:]))
+        joined: Tensor = self.join(attended.mT.unflatten(2, x.shape[-2:]))
+        return x + joined
 
 
 def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> SkipNetwork:
@@ -125,7 +130,7 @@ def initialise(module: nn.Module, generator: Generator) -> None:
 
 
 def _unit(
-    in_channels: int, out_channels: int, taps: int, padding: str, stride: int = 1
+    in_channels: int, out_channels: int, taps: int, padding: Padding, stride: int = 1
 ) -> nn.Sequential:
     convolution = nn.Conv2d(
         in_channels, out_channels, taps, stride, padding=taps // 2, padding_mode=padding
