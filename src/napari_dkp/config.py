@@ -127,6 +127,9 @@ class DIPConfig:
     channels : width of the light network's inner scales.
     learning_rate : Adam step size.
     ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.
+    settling : factor on the learning rate once squared error has taken over.
+    contrast_scaled : divide the squared error by the data's local variance, which gives it the size
+        of 1 - SSIM, so that the prior keeps its weight.
     gradient_weight : weight of the hyper-Laplacian prior on image gradients.
     averaging : decay of the running mean of iterates that is handed out; 0 hands out the last.
     """
@@ -135,6 +138,8 @@ class DIPConfig:
     channels: int = 64
     learning_rate: float = 5e-3
     ssim_fraction: float = 0.8
+    settling: float = 0.3
+    contrast_scaled: bool = True
     gradient_weight: float = 2e-4
     averaging: float = 0.98
 
@@ -143,6 +148,7 @@ class DIPConfig:
         _checks.integer("channels", self.channels, 4, 1024)
         _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
         _checks.number("ssim_fraction", self.ssim_fraction, 0.0, 1.0)
+        _checks.number("settling", self.settling, 0.0, 1.0)
         _checks.number("gradient_weight", self.gradient_weight, 0.0)
         _checks.number("averaging", self.averaging, 0.0, 0.9999)
 
@@ -262,7 +268,13 @@ _PRESETS = {
         1000,
         rks=RKSConfig(sampler="paper", memory=0.0, weighting="uniform"),
         pke=PKEConfig(learning_rate=1e-4, steps=1),
-        dip=DIPConfig(network="published", ssim_fraction=0.405, averaging=0.0),
+        dip=DIPConfig(
+            network="published",
+            ssim_fraction=0.405,
+            settling=1.0,
+            contrast_scaled=False,
+            averaging=0.0,
+        ),
     ),
 }
 

@@ -125,6 +125,11 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             0,
             0.999,
         ),
+        "weighting": Entry(
+            "Weighting",
+            "How pixels judge the kernels: weighed by inverse local contrast, or all alike.",
+            names={"contrast": "By contrast", "uniform": "As published"},
+        ),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),

@@ -60,24 +60,24 @@ class DIPRestorer:
         # The published prior sums over HR pixels and divides by the number of LR samples.
         self._gradient_weight = config.gradient_weight * math.prod(model.scale)
         self._average: Tensor | None = None
+        self._level = 0.0
 
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one gradient step on φ_x under `kernel`, shape (K, K)."""
         image = self._image()
         predicted = self._model.forward(image, kernel)
         squared = (predicted - self._data).square().mean()
-        if self._steps < self._n_ssim:
-            fidelity = self._ssim_loss(predicted)
-        else:
-            fidelity = squared / self._ssim_loss.contrast
-        loss = fidelity + self._gradient_weight * sparse_gradients(image)
+        loss = self._fidelity(predicted, squared) + self._gradient_weight * sparse_gradients(image)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
         self._steps += 1
         image = image.detach()
         return RestorerStep(
-            image, self._averaged(self._model.crop(image)), loss.item(), squared.item() ** 0.5
+            image,
+            self._averaged(self._model.crop(image), squared.item()),
+            loss.item(),
+            squared.item() ** 0.5,
         )
 
     def _image(self) -> Tensor:
@@ -89,11 +89,29 @@ class DIPRestorer:
         low, high = self._bounds
         return low + (high - low) * torch.sigmoid(logits[0].float())
 
-    def _averaged(self, image: Tensor) -> Tensor:
-        """Return the running mean of the iterates, started anew with the run."""
-        decay = min(self._config.averaging, 1 - 1 / self._steps)
-        self._average = image if self._average is None else torch.lerp(image, self._average, decay)
+    def _fidelity(self, predicted: Tensor, squared: Tensor) -> Tensor:
+        if self._steps < self._n_ssim:
+            return self._ssim_loss(predicted)
+        if self._steps == self._n_ssim:
+            for group in self._optimiser.param_groups:
+                group["lr"] = self._config.settling * self._config.learning_rate
+        return squared / self._ssim_loss.contrast if self._config.contrast_scaled else squared
+
+    def _averaged(self, image: Tensor, misfit: float) -> Tensor:
+        """Return the running mean of the iterates, less those in which the fit slipped."""
+        decay = min(self._config.averaging, self._steps / (self._steps + _AVERAGING_START))
+        if self._average is None or self._config.averaging == 0:
+            self._average, self._level = image, misfit
+        elif misfit < _SLIP * self._level:
+            self._average = torch.lerp(image, self._average, decay)
+        self._level = decay * self._level + (1 - decay) * misfit
         return self._average
+
+
+# Steps: the running mean forgets the first iterates faster than its decay alone would.
+_AVERAGING_START = 10
+# Adam slips now and then: a misfit so many times its running mean, gone some steps later.
+_SLIP = 3.0
 
 
 def sparse_gradients(image: Tensor) -> Tensor:
