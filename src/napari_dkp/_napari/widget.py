@@ -235,7 +235,7 @@ class RestoreWidget(QWidget):
                 self._bar.total = event.n_steps
             return
         assert self._live is not None
-        if False:
+        if self._live.gone:
             job.stop()
             return
         self._live.draw(event)
