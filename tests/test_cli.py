@@ -125,9 +125,19 @@ def test_interrupt_keeps_the_last_state(cells, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "stopped before its last step" in result.stderr
     record = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))
-    assert record["stop"] == "cancelled"
+    assert (record["stop"], record["steps"]) == ("cancelled", 2)
     assert np.isfinite(io.read(tmp_path / "out.tif").image).all()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_interrupted_stack_says_what_the_other_planes_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(stack, "Run", interrupting(after=1))
+    image = np.random.default_rng(0).random((3, 16, 16)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "stack.tif", image, photometric="minisblack")
+    result = invoke("restore", tmp_path / "stack.tif", tmp_path / "out.tif", *QUICK)
+    assert result.exit_code == 0, result.output
+    assert "did not reach hold the interpolated source" in result.stderr
+    assert io.read(tmp_path / "out.tif").image.shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(("after", "times"), [(0, 1), (1, 2)])

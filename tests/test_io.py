@@ -116,6 +116,7 @@ def test_settings_file_repeats_the_run(tmp_path):
         "device": "cpu",
         "seconds": 1.5,
         "stop": "completed",
+        "steps": 2,
         "residual": 2.0,
     }
     assert expected.items() <= record.items()

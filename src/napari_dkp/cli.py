@@ -222,6 +222,8 @@ def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -
     restoration = run.result()
     if restoration.stop is not Stop.COMPLETED:
         typer.echo(restoration.stop.sentence, err=True)
+    if restoration.stop is Stop.CANCELLED and run.n_planes > 1:
+        typer.echo("Planes that it did not reach hold the interpolated source.", err=True)
     return restoration
 
 

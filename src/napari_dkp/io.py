@@ -261,6 +261,7 @@ def write(
         "device": restoration.device,
         "seconds": round(restoration.seconds, 3),
         "stop": restoration.stop.name.lower(),
+        "steps": len(restoration.history),
         "residual": restoration.history[-1] if restoration.history else None,
         "pixel_size": {**pixel_size.sizes, "unit": pixel_size.unit},
     }
