@@ -1,0 +1,172 @@
+"""Settings: what they accept, how presets fill them, how they are stored."""
+
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from napari_dkp.config import (
+    PRESETS,
+    DIPConfig,
+    PKEConfig,
+    RKSConfig,
+    Settings,
+    default_kernel_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "error"),
+    [
+        (RKSConfig, {"sampler": "gibbs"}, ValueError),
+        (RKSConfig, {"particles": 4}, ValueError),
+        (RKSConfig, {"particles": 32.0}, TypeError),
+        (RKSConfig, {"moves": -1}, ValueError),
+        (RKSConfig, {"confidence": 0}, ValueError),
+        (RKSConfig, {"draws": 0}, ValueError),
+        (RKSConfig, {"memory": 1.0}, ValueError),
+        (RKSConfig, {"max_sites": 1}, ValueError),
+        (RKSConfig, {"gaussian_variance": (5, 1)}, ValueError),
+        (RKSConfig, {"gaussian_variance": 3.0}, TypeError),
+        (RKSConfig, {"line_length": (0, 4)}, ValueError),
+        (RKSConfig, {"line_width": (1, 2, 3)}, TypeError),
+        (RKSConfig, {"path_extent": (1, float("inf"))}, ValueError),
+        (RKSConfig, {"path_width": None}, TypeError),
+        (PKEConfig, {"hidden": (0,)}, ValueError),
+        (PKEConfig, {"hidden": (1.5,)}, TypeError),
+        (PKEConfig, {"hidden": 100}, TypeError),
+        (PKEConfig, {"learning_rate": 0}, ValueError),
+        (PKEConfig, {"warm_up": -1}, ValueError),
+        (PKEConfig, {"steps": 0}, ValueError),
+        (PKEConfig, {"data_weight": -1}, ValueError),
+        (DIPConfig, {"network": "unet"}, ValueError),
+        (DIPConfig, {"channels": 0}, ValueError),
+        (DIPConfig, {"learning_rate": float("nan")}, ValueError),
+        (DIPConfig, {"ssim_fraction": 1.1}, ValueError),
+        (DIPConfig, {"gradient_weight": -1e-9}, ValueError),
+        (DIPConfig, {"averaging": 1.0}, ValueError),
+    ],
+)
+def test_numbers_out_of_range_are_named(kind, change, error):
+    (name,) = change
+    with pytest.raises(error, match=f"{name}: expected"):
+        kind(**change)
+
+
+@pytest.mark.parametrize("kind", [RKSConfig, PKEConfig, DIPConfig, Settings])
+def test_configs_cannot_be_changed_and_check_their_copies(kind):
+    config = kind()
+    name = fields(kind)[0].name
+    with pytest.raises(FrozenInstanceError):
+        setattr(config, name, None)
+    with pytest.raises((TypeError, ValueError), match=name):
+        replace(config, **{name: object()})
+
+
+@pytest.mark.parametrize("axes", ["YX", "YXC", "CYX", "TCZYX", "XY"])
+def test_axes_that_mean_something(axes):
+    assert Settings(axes=axes).axes == axes
+
+
+@pytest.mark.parametrize("axes", ["", "Y", "ZX", "YY", "YXS", "yx", "YX "])
+def test_axes_that_do_not(axes):
+    with pytest.raises(ValueError, match="axes: expected distinct letters"):
+        Settings(axes=axes)
+
+
+@pytest.mark.parametrize("size", [2, 4, 257, (5, 6), (1, 5)])
+def test_kernel_sizes_are_odd_and_bounded(size):
+    with pytest.raises(ValueError, match="kernel_size"):
+        Settings(kernel_size=size)
+
+
+@pytest.mark.parametrize(("scale", "taps"), [(2, 11), (3, 15), (4, 19), (8, 21), (1, 19)])
+def test_the_default_kernel_size_is_the_published_one(scale, taps):
+    assert default_kernel_size(scale) == taps
+    assert Settings(scale=scale).kernel_sizes(2) == (taps, taps)
+
+
+def test_scales_and_sizes_go_by_axis():
+    assert Settings(scale=3).scales(2) == (3, 3)
+    assert Settings(scale=[2, 4]).scales(2) == (2, 4)
+    assert Settings(scale=(2, 4)).kernel_sizes(2) == (11, 19)
+    assert Settings(kernel_size=(5, 9)).kernel_sizes(2) == (5, 9)
+    for settings in (Settings(scale=(2, 2, 2)), Settings(kernel_size=(5, 5, 5))):
+        with pytest.raises(ValueError, match=r"(scale|kernel_size): expected one integer, or 2"):
+            settings.scales(2)
+            settings.kernel_sizes(2)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_leaves_nothing_open(preset):
+    resolved = Settings(preset=preset).resolve()
+    assert isinstance(resolved.rks, RKSConfig)
+    assert isinstance(resolved.pke, PKEConfig)
+    assert isinstance(resolved.dip, DIPConfig)
+    assert resolved.iterations > 0
+    assert resolved.resolve() == resolved
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_the_user_sets_overrules_the_preset(preset):
+    own = {
+        "iterations": 7,
+        "rks": RKSConfig(particles=99),
+        "pke": PKEConfig(steps=9),
+        "dip": DIPConfig(channels=9),
+    }
+    for name, value in own.items():
+        resolved = Settings(preset=preset, **{name: value}).resolve()
+        assert getattr(resolved, name) == value
+        others = Settings(preset=preset).resolve()
+        for other in own.keys() - {name}:
+            assert getattr(resolved, other) == getattr(others, other)
+
+
+def test_the_published_preset_is_the_published_method():
+    resolved = Settings(preset="paper").resolve()
+    assert resolved.iterations == 1000
+    assert resolved.rks.sampler == "paper"
+    assert resolved.rks.draws == 5
+    assert resolved.rks.memory == 0
+    assert resolved.pke.learning_rate == 1e-4
+    assert resolved.dip.network == "published"
+    assert resolved.dip.averaging == 0
+
+
+SETTINGS = [
+    Settings(),
+    Settings().resolve(),
+    Settings(scale=(2, 3), axes="TCZYX", kernel_size=(5, 7), seed=2**62, device="cuda:1"),
+    Settings(
+        rks=RKSConfig(gaussian_variance=(0.5, 3), path_width=(0.1, 2)),
+        pke=PKEConfig(hidden=(30, 40)),
+        dip=DIPConfig(network="published"),
+    ),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_settings_survive_json(settings):
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert Settings.from_dict(settings.to_dict()) == settings
+
+
+def test_from_dict_leaves_its_argument_alone():
+    stored = Settings().resolve().to_dict()
+    before = json.dumps(stored)
+    Settings.from_dict(stored)
+    assert json.dumps(stored) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [({"zoom": 2}, "zoom"), ({"dip": {"channels": 8, "depth": 3}}, "depth")]
+)
+def test_unknown_settings_are_named(change, name):
+    with pytest.raises(ValueError, match=f"settings: unknown {name}"):
+        Settings.from_dict(Settings().to_dict() | change)
+
+
+def test_stored_settings_are_checked():
+    with pytest.raises(ValueError, match="scale"):
+        Settings.from_dict({"scale": 99})

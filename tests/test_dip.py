@@ -1,0 +1,225 @@
+"""The deep image prior: losses against formulas, and what a step hands out."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from napari_dkp.config import DIPConfig
+from napari_dkp.degradation import Degradation
+from napari_dkp.restorers.dip import DIPRestorer, SSIMLoss, sparse_gradients
+
+MODEL = Degradation((14, 13), (2, 2), (5, 5))
+KERNEL = torch.full((5, 5), 1 / 25)
+
+
+def data(channels: int = 1, model: Degradation = MODEL) -> torch.Tensor:
+    rows, columns = np.indices(model.lr_shape)
+    image = np.sin(rows / 2) * np.cos(columns / 3) + (rows > 6) + 0.05 * columns
+    image = (image - image.min()) / np.ptp(image)
+    planes = [image, image[::-1], image[:, ::-1]][:channels]
+    return torch.from_numpy(np.stack(planes).astype(np.float32))
+
+
+def restorer(
+    channels: int = 1,
+    n_steps: int = 20,
+    seed: int = 0,
+    bounds: tuple[float, float] = (-0.1, 1.5),
+    model: Degradation = MODEL,
+    **config: object,
+) -> DIPRestorer:
+    return DIPRestorer(
+        model,
+        data(channels, model),
+        bounds,
+        DIPConfig(**{"channels": 8} | config),
+        n_steps,
+        torch.float32,
+        torch.Generator().manual_seed(seed),
+    )
+
+
+def ssim_by_hand(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean SSIM over positions and channels, 11 taps, sigma 1.5, zeros outside."""
+    taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    window = np.outer(taps, taps) / taps.sum() ** 2
+
+    def mean(image: np.ndarray) -> np.ndarray:
+        return ndimage.correlate(image, window, mode="constant")
+
+    maps = []
+    for a, b in zip(x.astype(float), y.astype(float), strict=True):
+        ma, mb = mean(a), mean(b)
+        va, vb, vab = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
+        c1, c2 = 0.01**2, 0.03**2
+        maps.append((2 * ma * mb + c1) * (2 * vab + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    return float(np.mean(maps))
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 17), (3, 12, 30), (1, 4, 5)])
+def test_ssim_loss_is_the_formula_with_zero_padding(shape):
+    generator = torch.Generator().manual_seed(0)
+    truth, predicted = torch.rand(2, *shape, generator=generator)
+    expected = 1 - ssim_by_hand(predicted.numpy(), truth.numpy())
+    assert SSIMLoss(truth)(predicted).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_ssim_loss_of_the_data_itself_is_zero():
+    assert SSIMLoss(data(3))(data(3)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_sparse_gradients_of_a_plane():
+    """A ramp of slope a along columns: three of four directions see it."""
+    ramp = 0.3 * torch.arange(9.0).expand(2, 7, 9)
+    flat = sparse_gradients(torch.ones(1, 5, 5)).item()
+    assert sparse_gradients(ramp).item() == pytest.approx(3 * 0.3**0.67 + flat / 4, rel=1e-3)
+    assert flat < 0.02
+    assert sparse_gradients(ramp.mT).item() == pytest.approx(sparse_gradients(ramp).item())
+
+
+def test_sparse_gradients_prefers_one_edge_to_many_steps():
+    edge = (torch.arange(16.0) > 7).float().expand(1, 16, 16)
+    ramp = torch.linspace(0, 1, 16).expand(1, 16, 16)
+    assert sparse_gradients(edge) < sparse_gradients(ramp)
+
+
+def test_sparse_gradients_has_finite_gradients_on_a_constant():
+    image = torch.ones(1, 5, 5, requires_grad=True)
+    sparse_gradients(image).backward()
+    assert torch.isfinite(image.grad).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes_of_a_step(channels):
+    step = restorer(channels).step(KERNEL)
+    assert step.image.shape == (channels, *MODEL.domain_shape)
+    assert step.estimate.shape == (channels, *MODEL.hr_shape)
+    assert step.image.dtype == step.estimate.dtype == torch.float32
+    assert not step.image.requires_grad
+    assert not step.estimate.requires_grad
+
+
+def test_the_residual_is_that_of_the_image():
+    dip = restorer(3)
+    for _ in range(3):
+        step = dip.step(KERNEL)
+        expected = (MODEL.forward(step.image, KERNEL) - data(3)).square().mean().sqrt()
+        assert step.residual == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_loss_is_ssim_first_and_squared_error_later():
+    dip = restorer(n_steps=10, ssim_fraction=0.4, gradient_weight=0.0)
+    steps = [dip.step(KERNEL) for _ in range(10)]
+    for step in steps[:4]:
+        predicted = MODEL.forward(step.image, KERNEL).numpy()
+        assert step.loss == pytest.approx(1 - ssim_by_hand(predicted, data().numpy()), abs=1e-4)
+    ratios = [step.loss / step.residual**2 for step in steps[4:]]
+    assert ratios == pytest.approx([ratios[0]] * 6, rel=1e-4)
+
+
+def test_the_gradient_prior_adds_to_the_loss():
+    """Its weight counts HR pixels per LR sample, as published."""
+    plain = restorer(gradient_weight=0.0).step(KERNEL)
+    step = restorer(gradient_weight=0.1).step(KERNEL)
+    expected = 0.1 * 4 * sparse_gradients(step.image).item()
+    assert step.loss - plain.loss == pytest.approx(expected, rel=1e-3)
+
+
+def test_estimates_are_the_mean_of_the_iterates_so_far():
+    dip = restorer(averaging=0.9999)
+    images = []
+    for _ in range(12):
+        step = dip.step(KERNEL)
+        images.append(MODEL.crop(step.image))
+        torch.testing.assert_close(step.estimate, torch.stack(images).mean(0), atol=1e-5, rtol=0)
+
+
+def test_averaging_forgets_at_its_decay():
+    dip = restorer(averaging=0.5)
+    images = [MODEL.crop(dip.step(KERNEL).image) for _ in range(3)]
+    estimate = dip.step(KERNEL)
+    mean = 0.5 * (images[0] + images[1])
+    mean = 0.5 * (0.5 * (mean + images[2]) + MODEL.crop(estimate.image))
+    torch.testing.assert_close(estimate.estimate, mean, atol=1e-6, rtol=0)
+
+
+def test_without_averaging_the_last_iterate_is_handed_out():
+    dip = restorer(averaging=0.0)
+    for _ in range(3):
+        step = dip.step(KERNEL)
+        assert torch.equal(step.estimate, MODEL.crop(step.image))
+
+
+def test_what_was_handed_out_is_not_written_again():
+    dip = restorer()
+    steps = [dip.step(KERNEL) for _ in range(2)]
+    copies = [(step.image.clone(), step.estimate.clone()) for step in steps]
+    for _ in range(4):
+        dip.step(KERNEL)
+    for step, (image, estimate) in zip(steps, copies, strict=True):
+        assert torch.equal(step.image, image)
+        assert torch.equal(step.estimate, estimate)
+
+
+def test_the_image_keeps_to_its_bounds():
+    dip = restorer(bounds=(0.2, 0.7), learning_rate=0.1, n_steps=40)
+    steps = [dip.step(KERNEL) for _ in range(40)]
+    assert min(step.image.min() for step in steps) >= 0.2
+    assert max(step.image.max() for step in steps) <= 0.7
+    # The data reach beyond: the image has to lie at its bounds.
+    assert steps[-1].image.min() < 0.25
+    assert steps[-1].image.max() > 0.65
+
+
+def test_steps_fit_the_data():
+    dip = restorer(n_steps=80, channels=1)
+    residuals = [dip.step(KERNEL).residual for _ in range(80)]
+    assert np.mean(residuals[-5:]) < 0.3 * residuals[0]
+
+
+def test_the_seed_alone_decides():
+    torch.manual_seed(1)
+    first = restorer(seed=3).step(KERNEL)
+    torch.manual_seed(2)
+    assert torch.equal(first.image, restorer(seed=3).step(KERNEL).image)
+    assert not torch.equal(first.image, restorer(seed=4).step(KERNEL).image)
+
+
+def test_building_a_restorer_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    restorer().step(KERNEL)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("network", ["light", "published"])
+@pytest.mark.parametrize(
+    ("lr", "scale", "kernel"), [((3, 3), 1, 3), ((1, 2), 3, 3), ((5, 9), 3, 5)]
+)
+@pytest.mark.parametrize("boundary", ["free", "circular"])
+def test_small_and_odd_planes_fit(lr, scale, kernel, boundary, network):
+    model = Degradation(lr, (scale, scale), (kernel, kernel), "area", boundary)
+    dip = restorer(model=model, network=network)
+    for _ in range(2):
+        step = dip.step(torch.full((kernel, kernel), kernel**-2.0))
+    assert step.estimate.shape == (1, *model.hr_shape)
+    assert np.isfinite(step.loss)
+    assert torch.isfinite(step.estimate).all()
+
+
+def test_half_precision_is_near_single_precision():
+    steps = []
+    for precision in (torch.float32, torch.bfloat16):
+        dip = DIPRestorer(
+            MODEL,
+            data(),
+            (-0.1, 1.5),
+            DIPConfig(channels=8),
+            20,
+            precision,
+            torch.Generator().manual_seed(0),
+        )
+        steps.append(dip.step(KERNEL))
+    assert steps[1].image.dtype == torch.float32
+    assert (steps[0].image - steps[1].image).abs().mean() < 0.02
+    assert not torch.equal(steps[0].image, steps[1].image)

@@ -1,0 +1,627 @@
+"""Whole runs: axes, planes, units, seeds, stopping, and what cannot be used."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from napari_dkp import iter_restore, restore
+from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
+from napari_dkp.degradation import degrade
+from napari_dkp.metrics import kernel_ncc, psnr
+from napari_dkp.restorers.dip import DIPRestorer
+from napari_dkp.stack import Run, guess_axes
+from napari_dkp.state import Stop
+
+TINY = {
+    "iterations": 6,
+    "kernel_size": 5,
+    "device": "cpu",
+    "precision": "float32",
+    "rks": RKSConfig(particles=16),
+    "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
+    "dip": DIPConfig(channels=4),
+}
+
+
+def picture(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
+    """Smooth blobs with values from 10 to 200."""
+    noise = np.random.default_rng(seed).random(shape)
+    smooth = ndimage.gaussian_filter(noise, [0] * (len(shape) - 2) + [1, 1])
+    return (10 + 190 * (smooth - smooth.min()) / np.ptp(smooth)).astype(dtype)
+
+
+def settings(**changes: object) -> Settings:
+    return Settings(**(TINY | changes))
+
+
+def finished(run: Run) -> Run:
+    for _ in run:
+        pass
+    return run
+
+
+# Axes
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [
+        ((5, 6), "YX"),
+        ((40, 50, 3), "YXC"),
+        ((40, 50, 4), "YXC"),
+        ((40, 50, 5), "ZYX"),
+        ((3, 40, 50), "ZYX"),
+        ((20, 50, 3), "ZYX"),
+        ((2, 3, 40, 50), "TZYX"),
+        ((2, 2, 3, 40, 50), "TCZYX"),
+    ],
+)
+def test_axes_are_guessed_from_the_shape(shape, axes):
+    assert guess_axes(shape) == axes
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (2,) * 6])
+def test_axes_of_too_few_or_too_many_dimensions_are_not_guessed(shape):
+    with pytest.raises(ValueError, match="image: expected 2 to 5 axes"):
+        guess_axes(shape)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "looped"),
+    [
+        ("YX", (9, 12), ()),
+        ("XY", (12, 9), ()),
+        ("YXC", (9, 12, 3), ()),
+        ("CYX", (2, 9, 12), ()),
+        ("YCX", (9, 2, 12), ()),
+        ("ZYX", (2, 9, 12), (2,)),
+        ("YXZ", (9, 12, 2), (2,)),
+        ("TZYX", (2, 3, 9, 12), (2, 3)),
+        ("CZYX", (2, 3, 9, 12), (3,)),
+        ("TCZYX", (2, 3, 1, 9, 12), (2, 1)),
+    ],
+)
+def test_every_layout_keeps_its_axes(axes, shape, looped):
+    image = picture(*shape)
+    run = Run(image, settings(axes=axes, iterations=2))
+    states = list(run)
+    result = run.result()
+    enlarged = {"Y": 18, "X": 24}
+    expected = tuple(enlarged.get(a, n) for a, n in zip(axes, shape, strict=True))
+    assert result.image.shape == expected
+    assert result.image.dtype == result.kernel.dtype == np.float32
+    assert result.kernel.shape == (*looped, 5, 5)
+    assert run.n_planes == math.prod(looped)
+    assert run.n_steps == len(states) == 2 * run.n_planes
+    assert [state.step for state in states] == list(range(1, run.n_steps + 1))
+    assert [state.plane for state in states[::2]] == list(np.ndindex(*looped))
+    assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (run.n_steps - 1)
+    assert states[-1].stop is result.stop is Stop.COMPLETED
+    plane_axes = axes.translate(str.maketrans("", "", "TZ"))
+    for state in states:
+        assert state.n_steps == run.n_steps
+        assert state.image.shape == tuple(
+            enlarged.get(a, n) for a, n in zip(axes, shape, strict=True) if a in plane_axes
+        )
+    # Each plane of the result is the last state of that plane, where the input has it.
+    for state in states[1::2]:
+        where = [slice(None)] * len(shape)
+        for axis, index in zip([a for a in axes if a in "TZ"], state.plane, strict=True):
+            where[axes.index(axis)] = index
+        np.testing.assert_array_equal(result.image[tuple(where)], state.image)
+        np.testing.assert_array_equal(result.kernel[state.plane], state.kernel)
+
+
+def test_layouts_of_the_same_data_give_the_same_pixels():
+    image = picture(3, 10, 12)
+    first = restore(image, **TINY, axes="CYX").image
+    last = restore(np.moveaxis(image, 0, -1), **TINY, axes="YXC").image
+    np.testing.assert_array_equal(np.moveaxis(last, -1, 0), first)
+
+
+def test_planes_are_restored_independently_with_the_same_seed():
+    image = picture(2, 10, 12)
+    stack = restore(image, **TINY, axes="ZYX")
+    alone = restore(image[1], **TINY)
+    np.testing.assert_array_equal(stack.image[1], alone.image)
+    np.testing.assert_array_equal(stack.kernel[1], alone.kernel)
+
+
+def test_channels_share_one_kernel_and_keep_their_order():
+    """Channel c is a flat field of level c with a little texture: no mixing, no swap."""
+    image = picture(3, 12, 12) / 50 + np.array([0, 100, 200], np.float32)[:, None, None]
+    result = restore(image, **(TINY | {"iterations": 60}), axes="CYX")
+    means = result.image.mean((1, 2))
+    np.testing.assert_allclose(means, image.mean((1, 2)), atol=30)
+    assert result.kernel.shape == (5, 5)
+
+
+@pytest.mark.parametrize(("scale", "shape"), [(1, (10, 12)), (3, (30, 36)), ((1, 3), (10, 36))])
+def test_scales_enlarge_their_axes(scale, shape):
+    assert restore(picture(10, 12), **TINY, scale=scale).image.shape == shape
+
+
+@pytest.mark.parametrize("phase", ["area", "fkp"])
+@pytest.mark.parametrize("boundary", ["free", "circular"])
+def test_every_grid_and_boundary_runs(phase, boundary):
+    result = restore(picture(9, 11), **TINY, phase=phase, boundary=boundary)
+    assert result.image.shape == (18, 22)
+    assert np.isfinite(result.image).all()
+
+
+# Inputs
+
+
+def test_torch_and_dask_arrays_give_what_numpy_gives():
+    image = picture(2, 10, 12)
+    expected = restore(image, **TINY, axes="ZYX").image
+    for same in (torch.from_numpy(image), da.from_array(image, chunks=(1, 5, 12)), image.tolist()):
+        np.testing.assert_allclose(restore(same, **TINY, axes="ZYX").image, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["u1", "u2", "i2", "i4", "i8", "u8", "f2", "f4", "f8", ">u2", ">f4"]
+)
+def test_every_integer_and_float_type_is_taken(dtype):
+    image = np.round(picture(10, 12)).astype(dtype)
+    result = restore(image, **TINY)
+    reference = restore(np.round(picture(10, 12)), **TINY)
+    assert result.image.dtype == np.float32
+    if image.dtype.kind == "f":
+        np.testing.assert_array_equal(result.image, reference.image)
+    else:  # the limits of the type bound the image
+        np.testing.assert_allclose(result.image, reference.image, atol=40)
+
+
+def test_nothing_passes_the_limits_of_an_integer_type():
+    image = np.where(np.indices((12, 12)).sum(0) % 5 < 2, 255, 0).astype(np.uint8)
+    result = restore(
+        image, **(TINY | {"iterations": 40, "dip": DIPConfig(channels=4, learning_rate=0.1)})
+    )
+    assert result.image.min() >= 0
+    assert result.image.max() <= 255
+    free = restore(
+        image.astype(np.float32),
+        **(TINY | {"iterations": 40, "dip": DIPConfig(channels=4, learning_rate=0.1)}),
+    )
+    assert free.image.max() > 255
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(8.0, 0.0), (0.001, 5.0), (300.0, -1000.0)])
+def test_the_result_follows_the_intensity_units(factor, offset):
+    image = picture(12, 12).astype(np.float64)
+    plain = restore(image, **(TINY | {"iterations": 4}))
+    scaled = restore(factor * image + offset, **(TINY | {"iterations": 4}))
+    np.testing.assert_allclose(
+        scaled.image, factor * plain.image + offset, atol=0.01 * factor * np.ptp(image)
+    )
+    np.testing.assert_allclose(scaled.kernel, plain.kernel, atol=1e-3)
+    np.testing.assert_allclose(scaled.history, factor * np.array(plain.history), rtol=0.02)
+
+
+@pytest.mark.parametrize("offset", [1e9, 2.0**40])
+def test_a_small_contrast_on_a_large_level_is_restored(offset):
+    """float32 alone cannot hold it: normalise first."""
+    image = picture(12, 12).astype(np.float64)
+    result = restore(image + offset, **TINY)
+    assert np.isfinite(result.image).all()
+    assert np.isfinite(result.kernel).all()
+    assert result.stop is Stop.COMPLETED
+    np.testing.assert_allclose(result.history, restore(image, **TINY).history, rtol=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-44, 1e30])
+def test_intensities_far_from_one_stay_finite(factor):
+    result = restore(picture(12, 12).astype(np.float64) * factor, **TINY)
+    assert np.isfinite(result.image).all()
+    assert np.isfinite(result.kernel).all()
+    assert result.stop is Stop.COMPLETED
+
+
+class Lazy:
+    """An array that only knows how to give slices, and remembers them."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+        self.shape, self.dtype = values.shape, values.dtype
+        self.read: list[tuple[object, ...]] = []
+
+    def __getitem__(self, where: tuple[object, ...]) -> np.ndarray:
+        self.read.append(where)
+        return self._values[where]
+
+
+def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
+    lazy = Lazy(picture(2, 3, 10, 12))
+    run = Run(lazy, settings(axes="TZYX", iterations=2))
+    assert lazy.read == []
+    states = iter(run)
+    for _ in range(3):
+        next(states)
+    everything = slice(None)
+    assert lazy.read == [(0, 0, everything, everything), (0, 1, everything, everything)]
+
+
+# Results
+
+
+def test_a_stopped_run_keeps_its_last_state():
+    run = Run(picture(10, 12), settings())
+    states = iter(run)
+    for _ in range(3):
+        state = next(states)
+    states.close()
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    np.testing.assert_array_equal(result.image, state.image)
+    np.testing.assert_array_equal(result.kernel, state.kernel)
+    assert len(result.history) == 3
+    assert result.history[-1] == state.residual
+
+
+def test_a_result_may_be_asked_for_while_the_run_goes_on():
+    run = Run(picture(10, 12), settings())
+    states = iter(run)
+    first = next(states)
+    np.testing.assert_array_equal(run.result().image, first.image)
+    *_, last = states
+    np.testing.assert_array_equal(run.result().image, last.image)
+    assert run.result().stop is Stop.COMPLETED
+
+
+def test_states_are_not_written_again():
+    states, copies = [], []
+    for state in Run(picture(10, 12), settings()):
+        states.append(state)
+        copies.append((state.image.copy(), state.kernel.copy()))
+    for state, (image, kernel) in zip(states, copies, strict=True):
+        np.testing.assert_array_equal(state.image, image)
+        np.testing.assert_array_equal(state.kernel, kernel)
+
+
+def test_there_is_no_result_before_the_first_step():
+    run = Run(picture(10, 12), settings())
+    with pytest.raises(ValueError, match="result"):
+        run.result()
+    iter(run)
+    with pytest.raises(ValueError, match="result"):
+        run.result()
+
+
+def test_a_run_can_be_run_again():
+    run = Run(picture(2, 10, 12), settings(axes="ZYX"))
+    first = finished(run).result()
+    states = iter(run)
+    next(states)
+    assert run.result().stop is Stop.CANCELLED
+    again = finished(run).result()
+    np.testing.assert_array_equal(first.image, again.image)
+    assert first.history == again.history
+
+
+def interpolated(image: np.ndarray, scale: int, phase: str) -> np.ndarray:
+    """Bilinear reading of LR samples at the HR grid; the border repeats."""
+    sign = 1 if phase == "area" else -1
+    axes = [(np.arange(scale * n) - sign * (scale - 1) / 2) / scale for n in image.shape]
+    return ndimage.map_coordinates(
+        image, np.meshgrid(*axes, indexing="ij"), order=1, mode="nearest"
+    )
+
+
+@pytest.mark.parametrize("phase", ["area", "fkp"])
+def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
+    image = picture(3, 10, 12)
+    run = Run(image, settings(axes="ZYX", scale=3, phase=phase))
+    states = iter(run)
+    for _ in range(8):
+        state = next(states)
+    states.close()
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    np.testing.assert_array_equal(result.image[1], state.image)
+    np.testing.assert_allclose(result.image[2], interpolated(image[2], 3, phase), rtol=1e-4)
+    np.testing.assert_array_equal(result.kernel[2], state.kernel)
+
+
+@pytest.mark.parametrize("phase", ["area", "fkp"])
+def test_a_run_that_diverges_at_once_hands_out_its_source_on_the_right_grid(phase, monkeypatch):
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=1))
+    image = picture(10, 12)
+    result = restore(image, **TINY, scale=3, phase=phase)
+    assert result.stop is Stop.DIVERGED
+    np.testing.assert_allclose(result.image, interpolated(image, 3, phase), rtol=1e-4)
+
+
+def test_a_plane_without_contrast_loses_nothing_of_the_others():
+    """An empty plane at the end of a stack: the run names it; what was done stays available."""
+    image = picture(3, 10, 12)
+    image[2] = 7
+    run = Run(image, settings(axes="ZYX"))
+    states = iter(run)
+    first = next(states)
+    assert run.result().stop is Stop.CANCELLED
+    np.testing.assert_array_equal(run.result().image[0], first.image)
+    with pytest.raises(ValueError, match=r"plane \(2,\).*contrast"):
+        list(states)
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    np.testing.assert_allclose(result.image[2], 7)
+    alone = restore(image[:2], **TINY, axes="ZYX")
+    np.testing.assert_array_equal(result.image[:2], alone.image)
+
+
+def test_the_residual_is_in_intensity_units():
+    """Recomputed from the last state by the forward model."""
+    image = picture(12, 12)
+    run = Run(image, settings(dip=DIPConfig(channels=4, averaging=0.0), boundary="circular"))
+    for state in run:
+        predicted = degrade(state.image, state.kernel, boundary="circular")
+        assert state.residual == pytest.approx(np.sqrt(np.mean((predicted - image) ** 2)), rel=1e-3)
+
+
+def test_progress_is_told_of_every_state():
+    seen = []
+    restore(picture(10, 12), **TINY, progress=seen.append)
+    assert [state.step for state in seen] == [1, 2, 3, 4, 5, 6]
+
+
+def test_iter_restore_is_the_same_loop():
+    *_, last = iter_restore(picture(10, 12), **TINY)
+    np.testing.assert_array_equal(last.image, restore(picture(10, 12), **TINY).image)
+
+
+# Repeatability
+
+
+def test_the_seed_alone_decides():
+    image = picture(10, 12)
+    torch.manual_seed(1)
+    first = restore(image, **TINY, seed=5)
+    torch.manual_seed(2)
+    same, other = restore(image, **TINY, seed=5), restore(image, **TINY, seed=6)
+    np.testing.assert_array_equal(first.image, same.image)
+    np.testing.assert_array_equal(first.kernel, same.kernel)
+    assert not np.array_equal(first.image, other.image)
+    assert not np.array_equal(first.kernel, other.kernel)
+    assert (first.seed, other.seed) == (5, 6)
+
+
+def test_a_run_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    restore(picture(10, 12), **TINY)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stored_settings_repeat_the_run():
+    image = picture(2, 10, 12)
+    first = restore(image, **TINY, scale=(2, 1), kernel_family="line", axes="ZYX", seed=9)
+    stored = json.loads(json.dumps(first.settings.to_dict()))
+    again = finished(Run(image, Settings.from_dict(stored))).result()
+    np.testing.assert_array_equal(first.image, again.image)
+    assert again.settings == first.settings
+    assert first.settings.axes == "ZYX"
+    assert first.settings.iterations == 6
+
+
+def test_a_preset_is_stored_as_its_numbers():
+    run = Run(picture(10, 12), Settings(preset="fast", kernel_size=5, device="cpu"))
+    resolved = run.settings
+    assert resolved.axes == "YX"
+    assert None not in (resolved.iterations, resolved.rks, resolved.pke, resolved.dip)
+    assert run.n_steps == resolved.iterations
+
+
+# A known kernel
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 7), (4, 6)])
+def test_a_known_kernel_is_handed_back_normalised(shape):
+    kernel = np.random.default_rng(0).random(shape) * 17
+    run = Run(picture(10, 12), settings(), kernel)
+    for state in run:
+        np.testing.assert_allclose(state.kernel, kernel / kernel.sum(), rtol=1e-6)
+    result = run.result()
+    assert result.known_kernel
+    np.testing.assert_allclose(result.kernel, kernel / kernel.sum(), rtol=1e-6)
+    assert not restore(picture(10, 12), **TINY).known_kernel
+
+
+def test_a_known_kernel_is_used():
+    image = picture(10, 12)
+    narrow, wide = np.zeros((5, 5)), np.ones((5, 5))
+    narrow[2, 2] = 1
+    results = [restore(image, **TINY, kernel=kernel).image for kernel in (narrow, wide)]
+    assert not np.allclose(*results)
+
+
+# Input that cannot be used
+
+
+def good() -> np.ndarray:
+    return picture(10, 12)
+
+
+def broken(value: float, count: int) -> np.ndarray:
+    image = good()
+    image.ravel()[:count] = value
+    return image
+
+
+UNUSABLE = {
+    "boolean": ({"image": good() > 100}, TypeError, "image.*boolean"),
+    "complex": ({"image": good() * 1j}, TypeError, "image.*complex.*abs"),
+    "object": ({"image": good().astype(object)}, TypeError, "image.*object"),
+    "text": ({"image": np.full((10, 12), "x")}, TypeError, "image"),
+    "one axis": ({"image": good()[0]}, ValueError, "image.*2 to 5 axes"),
+    "six axes": ({"image": good()[None, None, None, None]}, ValueError, "image.*2 to 5 axes"),
+    "too few axes": ({"axes": "ZYX"}, ValueError, "axes.*3.*|axes.*2 letters"),
+    "axes without X": ({"axes": "ZY"}, ValueError, "axes"),
+    "axes twice": ({"axes": "YXX"}, ValueError, "axes"),
+    "axes in lower case": ({"axes": "yx"}, ValueError, "axes"),
+    "axes not a string": ({"axes": ("Y", "X")}, TypeError, "axes"),
+    "empty": ({"image": np.ones((0, 12))}, ValueError, "image.*at least one pixel"),
+    "no plane": ({"image": np.ones((0, 10, 12)), "axes": "ZYX"}, ValueError, "image.*pixel"),
+    "smaller than the kernel": ({"kernel_size": 21}, ValueError, "image.*smaller.*kernel"),
+    "smaller than the PSF": ({"kernel": np.ones((25, 5))}, ValueError, "image.*smaller.*kernel"),
+    "NaN": ({"image": broken(np.nan, 3)}, ValueError, "image.*3 NaN.*nan_to_num"),
+    "infinity": ({"image": broken(-np.inf, 2)}, ValueError, "image.*2 infinite"),
+    "constant": ({"image": np.full((10, 12), 4)}, ValueError, "image.*contrast.*4"),
+    "scale 0": ({"scale": 0}, ValueError, "scale"),
+    "scale 9": ({"scale": 9}, ValueError, "scale"),
+    "scale 1.5": ({"scale": 1.5}, TypeError, "scale"),
+    "scale True": ({"scale": True}, TypeError, "scale"),
+    "three scales": ({"scale": (2, 2, 2)}, ValueError, "scale"),
+    "even kernel_size": ({"kernel_size": 6}, ValueError, "kernel_size.*odd"),
+    "three kernel_sizes": ({"kernel_size": (5, 5, 5)}, ValueError, "kernel_size"),
+    "negative PSF": ({"kernel": np.array([[1.0, -1.0]])}, ValueError, "kernel.*1 negative"),
+    "NaN in PSF": ({"kernel": np.array([[1.0, np.nan]])}, ValueError, "kernel.*finite"),
+    "dark PSF": ({"kernel": np.zeros((3, 3))}, ValueError, "kernel.*sum"),
+    "empty PSF": ({"kernel": np.zeros((0, 3))}, ValueError, "kernel"),
+    "PSF of one axis": ({"kernel": np.ones(3)}, ValueError, "kernel.*axes"),
+    "complex PSF": ({"kernel": np.ones((3, 3), complex)}, TypeError, "kernel"),
+    "device": ({"device": "abacus"}, ValueError, "device.*'cpu'.*'abacus'"),
+    "absent device": ({"device": "cuda:77"}, ValueError, "device.*'cpu'.*'cuda:77'"),
+    "method": ({"method": "magic"}, ValueError, "method.*'dip'"),
+    "family": ({"kernel_family": "box"}, ValueError, "kernel_family.*'gaussian'"),
+    "preset": ({"preset": "slow"}, ValueError, "preset.*'fast'"),
+    "phase": ({"phase": "pixel"}, ValueError, "phase.*'area'"),
+    "boundary": ({"boundary": "zero"}, ValueError, "boundary.*'free'"),
+    "precision": ({"precision": "float16"}, ValueError, "precision.*'float32'"),
+    "iterations": ({"iterations": 0}, ValueError, "iterations"),
+    "seed": ({"seed": -1}, ValueError, "seed"),
+    "config": ({"dip": {"channels": 4}}, TypeError, "dip.*DIPConfig"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), UNUSABLE.values(), ids=UNUSABLE.keys())
+@pytest.mark.parametrize("call", [restore, iter_restore])
+def test_what_cannot_be_used_is_named_at_the_call(call, change, error, message):
+    arguments = TINY | {"image": good()} | change
+    with pytest.raises(error, match=message):
+        call(arguments.pop("image"), **arguments)
+
+
+def test_a_bad_plane_of_a_stack_is_named_when_it_is_reached():
+    image = picture(3, 10, 12)
+    image[1, 4, 4] = np.nan
+    states = iter_restore(image, **TINY, axes="ZYX")
+    assert next(states).plane == (0,)
+    with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
+        list(states)
+
+
+# Divergence
+
+
+def diverging(step, at: int):
+    """A step that turns the image network's last weights into NaN at the `at`-th call."""
+    calls = iter(range(1, 10**6))
+
+    def broken_step(self: DIPRestorer, kernel: torch.Tensor):
+        if next(calls) == at:
+            with torch.no_grad():
+                self._network.head.weight.fill_(math.nan)
+        return step(self, kernel)
+
+    return broken_step
+
+
+def test_divergence_hands_out_the_last_finite_image(monkeypatch):
+    expected = [state.image for state in iter_restore(picture(10, 12), **TINY)]
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=4))
+    run = Run(picture(10, 12), settings())
+    states = list(run)
+    result = run.result()
+    assert [state.stop for state in states] == [Stop.RUNNING] * 3 + [Stop.DIVERGED]
+    assert result.stop is Stop.DIVERGED
+    np.testing.assert_array_equal(result.image, expected[2])
+    assert np.isfinite(result.kernel).all()
+    assert np.isfinite(result.history).all()
+
+
+def test_an_absurd_learning_rate_never_hands_out_nan():
+    config = DIPConfig(channels=4)
+    object.__setattr__(config, "learning_rate", 1e30)
+    run = Run(picture(10, 12), settings(dip=config, iterations=20))
+    for state in run:
+        assert np.isfinite(state.image).all()
+        assert np.isfinite(state.kernel).all()
+    assert run.result().stop is Stop.DIVERGED
+
+
+def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch):
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=2))
+    run = Run(picture(2, 10, 12), settings(axes="ZYX"))
+    states = list(run)
+    assert [state.step for state in states] == [1, 2, 7, 8, 9, 10, 11, 12]
+    assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * 7
+    assert states[-1].stop is run.result().stop is Stop.DIVERGED
+    np.testing.assert_array_equal(run.result().image[1], states[-1].image)
+    assert np.isfinite(run.result().image).all()
+
+
+# What it is for
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Discs and bars on a dark field, 64 x 64, blurred by a Gaussian of variances 4 and 1.5."""
+    rng = np.random.default_rng(4)
+    rows, columns = np.indices((64, 64))
+    hr = np.full((64, 64), 20.0)
+    for _ in range(26):
+        r, c, radius = *rng.uniform(0, 64, 2), rng.uniform(2, 7)
+        hr[np.hypot(rows - r, columns - c) < radius] = rng.uniform(20, 220)
+    offsets = np.arange(15) - 7
+    kernel = np.exp(-0.5 * (offsets[:, None] ** 2 / 4.0 + offsets**2 / 1.5))
+    kernel /= kernel.sum()
+    yield hr, kernel, degrade(hr, kernel, noise=0.5, boundary="circular")
+
+
+def test_blind_super_resolution_beats_interpolation_and_finds_the_kernel(simulated):
+    hr, kernel, lr = simulated
+    result = restore(
+        lr,
+        kernel_size=15,
+        iterations=200,
+        device="cpu",
+        kernel_family="gaussian",
+        dip=DIPConfig(channels=24),
+        boundary="circular",
+    )
+    bicubic = ndimage.map_coordinates(
+        lr, np.meshgrid(*(((np.arange(64) - 0.5) / 2,) * 2), indexing="ij"), order=3, mode="wrap"
+    )
+    assert psnr(result.image, hr, 4) > psnr(bicubic, hr, 4) + 1.0
+    offsets = np.arange(15) - 7
+    variances = [
+        (result.kernel.sum(axis) * offsets**2).sum()
+        - (result.kernel.sum(axis) * offsets).sum() ** 2
+        for axis in (1, 0)
+    ]
+    assert variances == pytest.approx([4.0, 1.5], rel=0.35)
+    assert kernel_ncc(result.kernel, kernel) > 0.97
+
+
+def test_a_known_kernel_helps(simulated):
+    hr, kernel, lr = simulated
+    options = {"iterations": 60, "device": "cpu", "dip": DIPConfig(channels=8)}
+    right = restore(lr, kernel=kernel, boundary="circular", **options)
+    wrong = restore(lr, kernel=kernel[:, ::-1].T ** 0.2, boundary="circular", **options)
+    assert psnr(right.image, hr, 4) > psnr(wrong.image, hr, 4) + 0.5
+
+
+def test_run_records_what_it_was(simulated):
+    run = Run(picture(10, 12), replace(settings(), seed=3))
+    result = finished(run).result()
+    assert result.device == "cpu"
+    assert result.seed == 3
+    assert result.seconds > 0
+    assert len(result.history) == 6
