@@ -1,12 +1,13 @@
 """Take the picture of the README: napari, a sample, a real run of the real widget.
 
-    xvfb-run -a -s "-screen 0 1400x900x24" .venv/bin/python docs/make_screenshot.py
+xvfb-run -a -s "-screen 0 1400x1000x24" .venv/bin/python docs/make_screenshot.py
 """
 
 import argparse
 from pathlib import Path
 
 import napari
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 HERE = Path(__file__).parent
@@ -18,17 +19,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "images" / "restore_widget.png")
     parser.add_argument("--sample", default="filaments")
     parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--blur", default="gaussian", help="kernel family")
     parser.add_argument("--iterations", type=int, help="steps, instead of the preset's")
     options = parser.parse_args()
 
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
-    viewer.window.resize(1360, 860)
+    viewer.window.resize(1360, 960)
     viewer.open_sample("napari-dkp", options.sample)
     source = viewer.layers[options.sample]
-    _, widget = viewer.window.add_plugin_dock_widget("napari-dkp", "Restore")
-    dock, _ = viewer.window.add_plugin_dock_widget("napari-dkp", "Kernel inspector")
+    dock, widget = viewer.window.add_plugin_dock_widget("napari-dkp", "Restore")
+    inspector, _ = viewer.window.add_plugin_dock_widget("napari-dkp", "Kernel inspector")
+    window = inspector.parentWidget()
+    window.resizeDocks([dock, inspector], [620, 340], Qt.Orientation.Vertical)
     widget.image.choose(source)
     widget.basic.editors["preset"].set_value(options.preset)
+    widget.basic.editors["kernel_family"].set_value(options.blur)
     if options.iterations is not None:
         widget.advanced.editors["iterations"].set_value(options.iterations)
 
@@ -40,9 +45,9 @@ def main() -> None:
     for layer in viewer.layers:
         layer.visible = layer.name == options.sample or "[DKP" in layer.name
     restored = viewer.layers[f"{options.sample} [DKP ×2]"]
-    # Side by side: the source moves left by its own width.
-    height, width = source.extent.world[1] - source.extent.world[0]
-    source.translate = (0, -1.03 * width)
+    # One above the other: the source moves up by its own height.
+    height, _ = source.extent.world[1] - source.extent.world[0]
+    source.translate = (-1.03 * height, 0)
     viewer.layers.selection.active = restored
     viewer.reset_view()
     QTest.qWait(1500)

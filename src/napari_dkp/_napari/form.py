@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFormLayout,
@@ -163,6 +164,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Share of the run that fits structure (SSIM); squared error follows.",
             0,
             1,
+        ),
+        "settling": Entry(
+            "Settling", "Factor on the learning rate once squared error has taken over.", 0, 1
+        ),
+        "contrast_scaled": Entry(
+            "By contrast",
+            "Divide the squared error by local contrast, so that the smoothness keeps its weight.",
         ),
         "gradient_weight": Entry(
             "Smoothness", "Weight of the prior on image gradients; 0 leaves it out.", 0, 1e6
@@ -355,6 +363,24 @@ class Number(QDoubleSpinBox):
         self.setValue(value)
 
 
+class Switch(QCheckBox):
+    """Yes or no."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toggled.connect(self.edited)
+
+    def value(self) -> bool:
+        """Return whether it is on."""
+        return self.isChecked()
+
+    def set_value(self, value: bool) -> None:
+        """Switch on or off."""
+        self.setChecked(value)
+
+
 class Text(QLineEdit):
     """Letters, or None where nothing is typed."""
 
@@ -405,7 +431,7 @@ class Numbers(QLineEdit):
         self.setText("" if value is None else ", ".join(f"{number:g}" for number in value))
 
 
-Editor = Choice | DeviceChoice | Whole | Factor | OddSize | Number | Text | Numbers
+Editor = Choice | DeviceChoice | Whole | Factor | OddSize | Number | Switch | Text | Numbers
 
 
 def make_editor(hint: Any, entry: Entry) -> Editor:
@@ -415,6 +441,8 @@ def make_editor(hint: Any, entry: Entry) -> Editor:
         return Choice(get_args(hint), entry.names)
     options = set(get_args(hint))
     tuples = [option for option in options | {hint} if get_origin(option) is tuple]
+    if hint is bool:
+        return Switch()
     if hint is float:
         return Number(entry)
     if hint in (int, int | None):

@@ -427,7 +427,7 @@ class RestoreWidget(QWidget):
 
         self._form = QWidget()
         top = QVBoxLayout(self._form)
-        top.setContentsMargins(0, 0, 4, 0)
+        top.setContentsMargins(0, 0, 0, 0)
         top.setSpacing(6)
         for part in (choice, self._planes_row, self.basic, more):
             top.addWidget(part)
