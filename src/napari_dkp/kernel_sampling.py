@@ -5,6 +5,7 @@ weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels an
 `SMCSampler` keeps a population that follows the likelihood as the image improves.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -86,17 +87,16 @@ class SMCSampler:
             part.score(statistics)
         best = torch.stack([part.misfit.min() for part in self._parts]).min()
         target = self._config.confidence / best.clamp_min(_MISFIT_FLOOR)
+        beta = torch.stack([part.coldest(target) for part in self._parts]).min()
         for part in self._parts:
-            part.anneal(target)
+            part.anneal(beta)
             for _ in range(self._config.moves):
                 part.move(statistics)
         # Inside a part the population itself stands for the likelihood; between families, their
-        # mean likelihoods decide.
+        # evidence decides, which makes a family pay for its freedom.
         means = torch.stack([part.kernels.mean(0) for part in self._parts])
-        log_likelihoods = torch.stack(
-            [torch.logsumexp(-target * (part.misfit - best), 0) for part in self._parts]
-        )
-        return _average(means, torch.softmax(log_likelihoods, 0))
+        log_evidence = torch.stack([part.log_evidence for part in self._parts])
+        return _average(means, torch.softmax(log_evidence, 0))
 
 
 class _Population:
@@ -111,6 +111,8 @@ class _Population:
         self._periodic = torch.tensor(family.periodic, device=device)
         self._log_target = torch.zeros(count, dtype=torch.float64, device=device)
         self._beta = torch.zeros((), dtype=torch.float64, device=device)
+        # Logarithm of the mean likelihood over the family's prior, up to what all families share.
+        self.log_evidence = torch.zeros_like(self._beta)
         self.kernels = family.render(self._points)
         self.misfit = self._log_target
 
@@ -118,17 +120,23 @@ class _Population:
         """Set the misfit of every particle under new statistics."""
         self.misfit = statistics.misfit(self.kernels).to(self._points.device)
 
-    def anneal(self, target: Tensor) -> None:
-        """Reweight to the inverse temperature nearest `target` that half the population bears."""
+    def coldest(self, target: Tensor) -> Tensor:
+        """Return the inverse temperature nearest `target` that half the population bears."""
         betas = target * 0.5 ** torch.arange(24, device=target.device)
-        log_weights = -betas[:, None] * self.misfit - self._log_target
-        weights = torch.softmax(log_weights, 1)
+        weights = torch.softmax(-betas[:, None] * self.misfit - self._log_target, 1)
         effective = 1 / weights.square().sum(1)
         # The coldest that keeps half of the population; where none does, the one that keeps most.
         enough = effective >= 0.5 * len(self.misfit)
-        chosen = torch.where(enough, len(self.misfit) + betas / target, effective).argmax()
-        self._beta = betas[chosen]
-        index = _systematic(weights[chosen], self._generator)
+        return betas[torch.where(enough, len(self.misfit) + betas / target, effective).argmax()]
+
+    def anneal(self, beta: Tensor) -> None:
+        """Reweight and resample to an inverse temperature."""
+        log_weights = -beta * self.misfit - self._log_target
+        self.log_evidence = (
+            self.log_evidence + torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+        )
+        self._beta = beta
+        index = _systematic(torch.softmax(log_weights, 0), self._generator)
         self._points = self._points[index]
         self.kernels = self.kernels[index]
         self.misfit = self.misfit[index]
