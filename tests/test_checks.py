@@ -93,8 +93,13 @@ def test_real_dtypes_pass(dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "words"),
-    [(bool, "boolean; restore"), (complex, "complex; pass its magnitude"), (object, "object")]
-    + [("U3", "<U3"), ("M8[s]", "datetime64")],
+    [
+        (bool, "boolean; restore"),
+        (complex, "complex; pass its magnitude"),
+        (object, "object"),
+        ("U3", "<U3"),
+        ("M8[s]", "datetime64"),
+    ],
 )
 def test_other_dtypes_are_named(dtype, words):
     with pytest.raises(TypeError, match=f"image: expected integer or floating values; got {words}"):

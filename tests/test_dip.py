@@ -1,5 +1,7 @@
 """The deep image prior: losses against formulas, and what a step hands out."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,18 @@ def test_the_loss_is_ssim_first_and_squared_error_later():
     assert ratios == pytest.approx([ratios[0]] * 6, rel=1e-4)
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+def test_squared_error_may_be_scaled_by_the_contrast_of_the_data(scaled):
+    step = restorer(ssim_fraction=0.0, gradient_weight=0.0, contrast_scaled=scaled).step(KERNEL)
+    taps = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    window = np.outer(taps, taps) / taps.sum() ** 2
+    y = data()[0].numpy().astype(float)
+    local_mean = ndimage.correlate(y, window, mode="constant")
+    variance = (ndimage.correlate(y * y, window, mode="constant") - local_mean**2).mean()
+    scale = variance + 0.03**2 if scaled else 1.0
+    assert step.loss == pytest.approx(step.residual**2 / scale, rel=1e-4)
+
+
 def test_the_gradient_prior_adds_to_the_loss():
     """Its weight counts HR pixels per LR sample, as published."""
     plain = restorer(gradient_weight=0.0).step(KERNEL)
@@ -126,22 +140,56 @@ def test_the_gradient_prior_adds_to_the_loss():
     assert step.loss - plain.loss == pytest.approx(expected, rel=1e-3)
 
 
-def test_estimates_are_the_mean_of_the_iterates_so_far():
-    dip = restorer(averaging=0.9999)
-    images = []
-    for _ in range(12):
+def test_estimates_move_towards_each_iterate_ever_more_slowly():
+    """estimate += share * (iterate - estimate): the share falls to 1 - averaging."""
+    dip = restorer(averaging=0.8, learning_rate=1e-3, n_steps=70)
+    previous = dip.step(KERNEL).estimate
+    shares = []
+    for _ in range(69):
         step = dip.step(KERNEL)
-        images.append(MODEL.crop(step.image))
-        torch.testing.assert_close(step.estimate, torch.stack(images).mean(0), atol=1e-5, rtol=0)
+        away = MODEL.crop(step.image) - previous
+        moved = step.estimate - previous
+        shares.append(((moved * away).sum() / away.square().sum()).item())
+        torch.testing.assert_close(moved, shares[-1] * away, atol=1e-5, rtol=0)
+        previous = step.estimate
+    assert np.all(np.diff(shares) < 1e-3)
+    assert 0.2 < shares[0] < 1
+    assert shares[-1] == pytest.approx(0.2, abs=1e-3)
 
 
-def test_averaging_forgets_at_its_decay():
-    dip = restorer(averaging=0.5)
-    images = [MODEL.crop(dip.step(KERNEL).image) for _ in range(3)]
-    estimate = dip.step(KERNEL)
-    mean = 0.5 * (images[0] + images[1])
-    mean = 0.5 * (0.5 * (mean + images[2]) + MODEL.crop(estimate.image))
-    torch.testing.assert_close(estimate.estimate, mean, atol=1e-6, rtol=0)
+def test_an_iterate_in_which_the_fit_slips_is_left_out():
+    dip = restorer(averaging=0.9, n_steps=40)
+    for _ in range(30):
+        before = dip.step(KERNEL)
+    network = dip._image
+    dip._image = lambda: 1.4 - 0 * network()
+    slipped = dip.step(KERNEL)
+    assert slipped.residual > 3 * before.residual
+    assert torch.equal(slipped.estimate, before.estimate)
+    assert (slipped.image - 1.4).abs().max() < 1e-6
+    dip._image = network
+    after = dip.step(KERNEL)
+    assert not torch.equal(after.estimate, before.estimate)
+
+
+def test_a_misfit_that_stays_high_is_followed_again():
+    dip = restorer(averaging=0.9, n_steps=200)
+    for _ in range(30):
+        dip.step(KERNEL)
+    network = dip._image
+    dip._image = lambda: 1.4 - 0 * network()
+    for _ in range(60):
+        step = dip.step(KERNEL)
+    assert (step.estimate - 1.4).abs().max() < 0.1
+
+
+def test_steps_settle_once_squared_error_has_taken_over():
+    dip = restorer(n_steps=10, ssim_fraction=0.5, settling=0.0)
+    images = [dip.step(KERNEL).image for _ in range(10)]
+    for first, second in pairwise(images[:6]):
+        assert not torch.equal(first, second)
+    for image in images[6:]:
+        assert torch.equal(image, images[5])
 
 
 def test_without_averaging_the_last_iterate_is_handed_out():

@@ -1,5 +1,7 @@
 """The kernel network: what it hands out, what pulls it, and that it can leave the families."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,12 @@ import torch
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, make_generator
+from napari_dkp.kernel_prior import (
+    DynamicKernelPrior,
+    KnownKernel,
+    contrast_weights,
+    make_generator,
+)
 from napari_dkp.kernels import families, gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
 
@@ -15,6 +22,7 @@ MODEL = Degradation((26, 26), (2, 2), (15, 15))
 CPU = torch.device("cpu")
 
 
+@cache
 def sharp_image(model: Degradation = MODEL) -> torch.Tensor:
     """Bars of every angle on the domain, shape (1, H, W)."""
     rng = np.random.default_rng(1)
@@ -110,7 +118,7 @@ def test_data_pull_the_kernel_off_a_wrong_prior():
     kernels = {}
     for weight in (0.0, 10.0):
         pke = estimator(data_weight=weight)
-        for _ in range(100):
+        for _ in range(60):
             kernels[weight] = pke.step(prior, data)
     truth = shaken().numpy()
     assert kernel_ncc(kernels[10.0].numpy(), truth) > kernel_ncc(kernels[0.0].numpy(), truth) + 0.1
@@ -141,7 +149,7 @@ def test_the_kernel_leaves_the_family_when_the_data_demands_it():
     best = max(kernel_ncc(kernel.numpy(), truth.numpy()) for kernel in members.render(cube))
     prior = dynamic_prior(truth)
     prior.step(None)
-    for _ in range(80):
+    for _ in range(40):
         kernel = prior.step(sharp_image())
     assert best < 0.9
     assert kernel_ncc(kernel.numpy(), truth.numpy()) > best + 0.04
@@ -151,7 +159,7 @@ def test_the_kernel_keeps_to_the_family_where_it_holds():
     truth = isotropic(3.0)
     prior = dynamic_prior(truth, family="auto")
     prior.step(None)
-    for _ in range(40):
+    for _ in range(25):
         kernel = prior.step(sharp_image())
     assert kernel_ncc(kernel.numpy(), truth.numpy()) > 0.99
 
@@ -161,18 +169,23 @@ def test_the_warm_up_looks_at_no_image():
     assert torch.equal(*kernels)
 
 
+class Spy:
+    """A sampler that keeps the statistics it is shown."""
+
+    def __init__(self, seen: list[GramStatistics]) -> None:
+        self._seen = seen
+
+    def step(self, statistics: GramStatistics) -> torch.Tensor:
+        self._seen.append(statistics)
+        return isotropic(2.0)
+
+
 def test_statistics_are_a_running_mean_over_images():
     """With memory m, images weigh 1 - m, m (1 - m), ..., the first m^n."""
     truth = isotropic(2.0)
-    seen = []
-
-    class Spy:
-        def step(self, statistics: GramStatistics) -> torch.Tensor:
-            seen.append(statistics)
-            return truth
-
-    prior = dynamic_prior(truth, memory=0.75)
-    prior._sampler = Spy()
+    seen: list[GramStatistics] = []
+    prior = dynamic_prior(truth, memory=0.75, weighting="uniform")
+    prior._sampler = Spy(seen)
     images = [sharp_image(), sharp_image().flip(-1), sharp_image().flip(-2)]
     for image in images:
         prior.step(image)
@@ -186,3 +199,42 @@ def test_a_known_kernel_is_returned_whatever_the_image():
     prior = KnownKernel(shaken())
     assert torch.equal(prior.step(None), shaken())
     assert torch.equal(prior.step(sharp_image()), shaken())
+
+
+def test_contrast_weights_favour_quiet_samples_whatever_the_units():
+    rng = np.random.default_rng(0)
+    data = rng.random((2, 30, 40)).astype(np.float32)
+    data[:, :, :20] *= 0.2
+    weights = contrast_weights(torch.from_numpy(data))
+    assert weights.shape == (30, 40)
+    assert weights.min() > 0
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
+    assert weights[:, :12].min() > 2 * weights[:, -12:].max()
+    rescaled = contrast_weights(torch.from_numpy(5 * data - 2))
+    torch.testing.assert_close(rescaled, weights, rtol=1e-3, atol=0)
+
+
+def test_contrast_weights_of_flat_regions_are_bounded():
+    data = torch.zeros(1, 40, 40)
+    data[0, 20, 20] = 1
+    weights = contrast_weights(data)
+    assert torch.isfinite(weights).all()
+    assert weights[0, 0] == weights.max()
+    assert weights[20, 20] < weights.max()
+
+
+def test_contrast_weights_go_into_the_statistics():
+    prior, uniform = (
+        dynamic_prior(isotropic(2.0), weighting=weighting) for weighting in ("contrast", "uniform")
+    )
+    seen = []
+    for source in (prior, uniform):
+        source._sampler = Spy(seen)
+        source.step(sharp_image().flip(-1))
+    kernels = torch.stack([isotropic(2.0), shaken()])
+    image, weights = sharp_image().flip(-1), contrast_weights(prior._data)
+    for statistics, expected in zip(seen, (weights, None), strict=True):
+        torch.testing.assert_close(
+            statistics.misfit(kernels),
+            MODEL.statistics(image, prior._data, expected).misfit(kernels),
+        )
