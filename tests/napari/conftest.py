@@ -1,8 +1,4 @@
-import sys
 import time
-import types
-from importlib import import_module
-from importlib.util import find_spec
 from typing import ClassVar
 
 import numpy as np
@@ -86,11 +82,7 @@ def fake_run(monkeypatch):
     class Fake(FakeRun):
         runs: ClassVar[list[FakeRun]] = []
 
-    if find_spec("napari_dkp.stack") is None:
-        module = types.ModuleType("napari_dkp.stack")
-        monkeypatch.setitem(sys.modules, "napari_dkp.stack", module)
-        monkeypatch.setattr("napari_dkp.stack", module, raising=False)
-    monkeypatch.setattr(import_module("napari_dkp.stack"), "Run", Fake, raising=False)
+    monkeypatch.setattr("napari_dkp.stack.Run", Fake)
     return Fake
 
 

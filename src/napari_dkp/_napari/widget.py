@@ -1,6 +1,7 @@
 """The widget that restores a layer."""
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from napari_dkp._napari.form import MARGIN, Choice, Form, add_row, form_layout
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
-from napari_dkp._napari.source import Source, kernel_array, source_of
+from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
 from napari_dkp.state import Stop
@@ -171,13 +172,24 @@ class RestoreWidget(QWidget):
             self._report(str(error))
             return
         facts = layer.metadata[METADATA_KEY]
-        if facts["source"] in self._viewer.layers:
-            source = self._viewer.layers[facts["source"]]
+        source = (
+            self._viewer.layers[facts["source"]] if facts["source"] in self._viewer.layers else None
+        )
+        if isinstance(source, Image):
             self.image.choose(source)
+            with suppress(ValueError):
+                if layer_axes(source) == self.advanced.editors["axes"].value():
+                    # Left open, so that the form also fits the next image.
+                    self.advanced.editors["axes"].set_value(None)  # type: ignore[arg-type]
             self.region.choose(None)
-            if facts["region"] is not None and isinstance(source, Image):
+            if facts["region"] is not None:
                 self.region.choose(self._add_region(source, facts["region"]))
-        self._say(f"Settings of {layer.name!r} loaded.")
+            self.planes.set_value("all" if facts["plane"] is None else "shown")
+            if facts["plane"] is not None:
+                self._show_plane(source, facts["plane"])
+        self.kernel.choose(None)
+        psf = "" if facts["kernel"] is None else " It had a known PSF: choose it under Advanced."
+        self._say(f"Settings of {layer.name!r} loaded.{psf}")
 
     def copy_snippet(self) -> None:
         """Copy Python that repeats a result layer's run."""
@@ -318,6 +330,15 @@ class RestoreWidget(QWidget):
             for position, axis in enumerate(source.axes)
             if axis in "TZ"
         )
+
+    def _show_plane(self, layer: Image, plane: tuple[int, ...]) -> None:
+        axes = source_of(layer).axes
+        looped = [position for position, axis in enumerate(axes) if axis in "TZ"]
+        pixel = np.zeros(layer.ndim)
+        pixel[looped] = plane
+        world = layer.data_to_world(pixel)
+        for position in looped:
+            self._viewer.dims.set_point(position - layer.ndim, world[position])
 
     @staticmethod
     def _loops(source: Source) -> bool:
