@@ -59,6 +59,19 @@ def per_axis(name: str, value: object, low: int, high: int | None = None) -> int
     return integer(name, value, low, high)
 
 
+def axes(name: str, value: object, ndim: int | None = None) -> str:
+    """Return `value` if its letters name the axes of an image, of `ndim` axes where given."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string such as 'TCZYX'; got {_describe(value)}")
+    if set(value) - set("TCZYX") or len(set(value)) != len(value) or not {"Y", "X"} <= set(value):
+        raise ValueError(
+            f"{name}: expected distinct letters out of T, C, Z, Y, X, with Y and X; got {value!r}"
+        )
+    if ndim is not None and len(value) != ndim:
+        raise ValueError(f"{name}: expected {ndim} letters, one per axis; got {value!r}")
+    return value
+
+
 def real_dtype(name: str, dtype: np.dtype) -> None:
     """Refuse every dtype that is neither integer nor floating."""
     if dtype.kind not in "iuf":
@@ -112,7 +125,7 @@ def psf(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
     total = float(values.sum(dtype=np.float64))
     if total == 0:
         raise ValueError(f"{name}: expected a positive sum; got an all-zero kernel")
-    return (values / total).astype(np.float32)
+    return (values.astype(np.float64) / total).astype(np.float32)
 
 
 def not_smaller_than_kernel(

@@ -19,6 +19,7 @@ Boundary = Literal["free", "circular"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Sampler = Literal["smc", "paper"]
 Weighting = Literal["contrast", "uniform"]
+Distance = Literal["entropy", "squared"]
 NetworkName = Literal["light", "published"]
 
 METHODS: tuple[str, ...] = get_args(Method)
@@ -28,6 +29,7 @@ PHASES: tuple[str, ...] = get_args(Phase)
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
+DISTANCES: tuple[str, ...] = get_args(Distance)
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 
@@ -63,7 +65,7 @@ class RKSConfig:
     moves: int = 2
     confidence: float = 1000.0
     draws: int = 5
-    memory: float = 0.8
+    memory: float = 0.5
     weighting: Weighting = "contrast"
     max_sites: int = 16384
     gaussian_variance: Interval | None = None
@@ -98,6 +100,7 @@ class PKEConfig:
     learning_rate : Adam step size, shared by both terms.
     warm_up : steps on random kernels before the image is looked at.
     steps : Langevin steps per outer step.
+    distance : from the network's kernel to the sampled one: "entropy" or, as published, "squared".
     data_weight : step size of the data term relative to that of the prior term
         (gamma_1 / gamma_2 of eq. 12).
     """
@@ -106,14 +109,18 @@ class PKEConfig:
     learning_rate: float = 1e-3
     warm_up: int = 200
     steps: int = 5
-    data_weight: float = 0.3
+    distance: Distance = "entropy"
+    data_weight: float = 0.1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hidden, Sequence):
+            raise TypeError(f"hidden: expected a sequence of integers; got {self.hidden!r}")
         hidden = tuple(_checks.integer("hidden", units, 1) for units in self.hidden)
         object.__setattr__(self, "hidden", hidden)
         _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
         _checks.integer("warm_up", self.warm_up, 0)
         _checks.integer("steps", self.steps, 1)
+        _checks.choice("distance", self.distance, DISTANCES)
         _checks.number("data_weight", self.data_weight, 0.0)
 
 
@@ -194,7 +201,7 @@ class Settings:
         scale = _checks.per_axis("scale", self.scale, 1, MAX_SCALE)
         object.__setattr__(self, "scale", scale)
         if self.axes is not None:
-            _check_axes(self.axes)
+            _checks.axes("axes", self.axes)
         _checks.choice("method", self.method, METHODS)
         _checks.choice("kernel_family", self.kernel_family, KERNEL_FAMILIES)
         if self.kernel_size is not None:
@@ -267,7 +274,7 @@ _PRESETS = {
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", memory=0.0, weighting="uniform"),
-        pke=PKEConfig(learning_rate=1e-4, steps=1),
+        pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",
             ssim_fraction=0.405,
@@ -295,15 +302,6 @@ def _expand(name: str, value: int | tuple[int, ...], ndim: int) -> tuple[int, ..
             f"{name}: expected one integer, or {ndim} for the spatial axes; got {len(value)}"
         )
     return value
-
-
-def _check_axes(axes: str) -> None:
-    if not isinstance(axes, str):
-        raise TypeError(f"axes: expected a string such as 'TCZYX'; got {axes!r}")
-    if set(axes) - set("TCZYX") or len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes):
-        raise ValueError(
-            f"axes: expected distinct letters out of T, C, Z, Y, X, with Y and X; got {axes!r}"
-        )
 
 
 def _known(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,8 +57,11 @@ class Degradation:
     @cached_property
     def kernel_centre(self) -> tuple[float, ...]:
         """Centroid, in taps, at which a kernel leaves the image where the data is."""
-        shift = [0.5 * (s - 1) if self.phase == "fkp" else 0.0 for s in self.scale]
-        return tuple(0.5 * (k - 1) + d for k, d in zip(self.kernel_shape, shift, strict=True))
+        if self.phase == "area":
+            return tuple(0.5 * (k - 1) for k in self.kernel_shape)
+        return tuple(
+            (k - 1) // 2 + 0.5 * (s - 1) for k, s in zip(self.kernel_shape, self.scale, strict=True)
+        )
 
     @cached_property
     def domain_shape(self) -> tuple[int, ...]:
@@ -197,12 +200,8 @@ class Degradation:
             if between:
                 zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
                 kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
-        padding = [
-            width
-            for n, k in zip(self._fft_shape[::-1], kernel.shape[::-1], strict=True)
-            for width in (0, n - k)
-        ]
-        kernel = torch.nn.functional.pad(kernel, padding)
+        for axis, n in zip(self._axes, self._fft_shape, strict=True):
+            kernel = _wrapped(kernel, axis, n)
         offset = [
             -(first + before + reach - 1)
             for first, before, reach in zip(self._first, self._before, self._reach, strict=True)
@@ -362,9 +361,12 @@ def degrade(
     scales = (scale,) * 2 if isinstance(scale, int) else scale
     if len(scales) != 2:
         raise ValueError(f"scale: expected one integer or two; got {scale}")
-    spatial = (hr.ndim - 2, hr.ndim - 1) if axes is None else (axes.find("Y"), axes.find("X"))
-    if hr.ndim < 2 or (axes is not None and (len(axes) != hr.ndim or -1 in spatial)):
-        raise ValueError(f"axes: expected a letter for each of {hr.ndim} axes; got {axes!r}")
+    if hr.ndim < 2:
+        raise ValueError(f"hr: expected at least 2 axes; got {hr.ndim}")
+    spatial = (hr.ndim - 2, hr.ndim - 1)
+    if axes is not None:
+        _checks.axes("axes", axes, hr.ndim)
+        spatial = (axes.index("Y"), axes.index("X"))
     planes = torch.from_numpy(np.moveaxis(hr, spatial, (-2, -1)).astype(np.float32))
     if any(n % s for n, s in zip(planes.shape[-2:], scales, strict=True)):
         raise ValueError(
@@ -385,6 +387,15 @@ def _window(image: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor
     for axis, (first, length) in enumerate(zip(start, shape, strict=True), start=-len(shape)):
         image = image.narrow(axis, first, length)
     return image
+
+
+def _wrapped(kernel: Tensor, axis: int, length: int) -> Tensor:
+    """Lay an axis on a circle: padded with zeros where shorter, added up where longer."""
+    turns = -(-kernel.shape[axis] // length)
+    missing = turns * length - kernel.shape[axis]
+    zeros = kernel.new_zeros(_with_length(kernel.shape, axis, missing))
+    folded: Tensor = torch.cat([kernel, zeros], axis).unflatten(axis, (turns, length))
+    return folded.sum(axis - 1)
 
 
 def _with_length(shape: Sequence[int], axis: int, length: int) -> list[int]:

@@ -30,7 +30,7 @@ def resolve_device(name: str) -> "torch.device":
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device: expected one of {known}; got {name!r}") from None
-    if str(device) not in available_devices() and device.type not in available_devices():
+    if device.type not in {entry.partition(":")[0] for entry in available_devices()}:
         raise ValueError(f"device: expected one of {known} on this machine; got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: expected one of {known} on this machine; got {name!r}")

@@ -82,8 +82,8 @@ def alternate(
         if image is not None and (step - 1) % kernel_every == 0:
             kernel = prior.step(image)
         image, estimate, loss, residual = restorer.step(kernel)
-        smallest = min(smallest, residual)
-        if not (math.isfinite(loss) and residual <= _EXPLOSION * smallest):
+        smallest = max(min(smallest, residual), _EXACT)
+        if not (math.isfinite(loss + residual) and residual <= _EXPLOSION * smallest):
             good = previous or State(step, n_steps, start, kernel, math.inf, math.inf)
             yield State(
                 step, n_steps, good.image, good.kernel, good.loss, good.residual, Stop.DIVERGED
@@ -94,8 +94,10 @@ def alternate(
         yield previous
 
 
-# A residual so many times the smallest of the run is no fluctuation.
+# A residual so many times the smallest of the run is no fluctuation; one below _EXACT, in
+# normalised intensity, counts as no residual at all.
 _EXPLOSION = 1e3
+_EXACT = 1e-6
 
 
 def every(n: int, states: Iterable[State[Array]]) -> StateGenerator[Array]:

@@ -38,9 +38,11 @@ class KernelEstimator:
         self._noise = (0.1 * torch.rand(_NOISE_LENGTH, generator=generator)).to(device)
         widths = [_NOISE_LENGTH, *config.hidden]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU6()]
-        self._network = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(self._shape)))
+        with torch.random.fork_rng(devices=[]):
+            for fan_in, fan_out in pairwise(widths):
+                layers += [nn.Linear(fan_in, fan_out), nn.ReLU6()]
+            layers.append(nn.Linear(widths[-1], math.prod(self._shape)))
+        self._network = nn.Sequential(*layers)
         initialise(self._network, generator)
         self._network.to(device)
         self._optimiser = torch.optim.Adam(
@@ -59,12 +61,11 @@ class KernelEstimator:
         prior : k_p of RKS, shape (*K,).
         statistics : of the current image.
         """
-        unexplained = statistics.misfit(prior[None])[0] + _FLOOR
         for _ in range(self._config.steps):
             kernel = self._kernel()
-            # Eq. 10 as a log-likelihood whose noise is what the prior kernel leaves unexplained.
-            misfit = statistics.misfit(kernel[None])[0]
-            data = torch.log1p(misfit / unexplained).to(kernel)
+            # Eq. 10 as a log-likelihood with the noise variance maximised out, per sample: the
+            # pull is the same for every intensity scale and does not fade where the prior fails.
+            data = torch.log(statistics.misfit(kernel[None])[0] + _FLOOR).to(kernel)
             loss = self._distance(kernel, prior) + self._config.data_weight * data  # eqs. 11-12
             self._descend(loss)
         return self.kernel()
@@ -79,8 +80,14 @@ class KernelEstimator:
         return fix_centroid(flat.reshape(1, *self._shape), self._centre)[0]
 
     def _distance(self, kernel: Tensor, target: Tensor) -> Tensor:
-        """Return the squared distance relative to the target's energy (eq. 11)."""
-        return (kernel - target).square().sum() / target.square().sum()
+        """Return the distance to the prior (eq. 11): squared as published, or relative entropy.
+
+        The squared distance hardly sees a pedestal, a little mass spread over many taps.
+        """
+        if self._config.distance == "squared":
+            return (kernel - target).square().sum() / target.square().sum()
+        surprise = -torch.log(kernel.clamp_min(_FLOOR))
+        return (torch.xlogy(target, target) + target * surprise).sum()
 
     def _descend(self, loss: Tensor) -> None:
         self._optimiser.zero_grad(set_to_none=True)
@@ -89,5 +96,5 @@ class KernelEstimator:
 
 
 _NOISE_LENGTH = 200
-# Keeps the ratio finite where the prior kernel fits exactly, in normalised intensity squared.
+# Keeps the logarithm finite where a kernel fits exactly, in normalised intensity squared.
 _FLOOR = 1e-8

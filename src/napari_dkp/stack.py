@@ -61,11 +61,7 @@ class Run:
         image = _as_array(image)
         _checks.real_dtype("image", np.dtype(image.dtype))
         axes = settings.axes or guess_axes(image.shape)
-        if len(axes) != len(image.shape):
-            raise ValueError(
-                f"axes: expected {len(image.shape)} letters for an image of shape "
-                f"{tuple(image.shape)}; got {axes!r}"
-            )
+        _checks.axes("axes", axes, len(image.shape))
         if 0 in image.shape:
             raise ValueError(f"image: expected at least one pixel; got shape {tuple(image.shape)}")
         self.settings = replace(settings, axes=axes).resolve()
@@ -73,7 +69,9 @@ class Run:
         self._image = image
         self._spatial = tuple(axes.index(letter) for letter in "YX")
         self._looped = tuple(axes.index(letter) for letter in axes if letter in "TZ")
-        self._channel = axes.find("C")
+        plane_axes = [letter for letter in axes if letter not in "TZ"]
+        # Where C (if any), Y and X are in a plane.
+        self._order = [plane_axes.index(letter) for letter in "CYX" if letter in plane_axes]
         self._scales = self.settings.scales(len(self._spatial))
         self._kernel = None if kernel is None else _checks.psf("kernel", kernel, len(self._spatial))
         lr_shape = tuple(image.shape[axis] for axis in self._spatial)
@@ -95,9 +93,11 @@ class Run:
         self._diverged = False
         self._history: list[float] = []
         self._seconds = 0.0
-        # A single plane is checked before the run starts; others when they are read.
+        # Arrays in memory are checked before the run starts; lazy planes when they are read.
+        if isinstance(image, np.ndarray):
+            _checks.finite("image", image)
         if self.n_planes == 1:
-            self._read(self._planes[0])
+            _checks.varying("image", self._read(self._planes[0]))
 
     def __iter__(self) -> Generator[State[np.ndarray], None, None]:
         """Run from the start; yield a state per image step."""
@@ -107,7 +107,9 @@ class Run:
         began = perf_counter()
         for number, index in enumerate(self._planes):
             last = number == self.n_planes - 1
-            for state in self._restore_plane(self._read(index), index):
+            plane = self._read(index)
+            _checks.finite(f"image, plane {index}", plane)
+            for state in self._restore_plane(plane, index):
                 self._diverged |= state.stop is Stop.DIVERGED
                 self._states[index] = state
                 self._history.append(state.residual)
@@ -161,7 +163,10 @@ class Run:
         self, plane: np.ndarray, index: tuple[int, ...]
     ) -> Generator[State[np.ndarray], None, None]:
         """Restore one plane of shape (C, h, w); yield states in its intensity units."""
-        scaling = _Scaling.of(plane, self._image.dtype)
+        if plane.min() == plane.max():
+            yield self._empty(index)
+            return
+        scaling = _Scaling.of(plane)
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
         restorer, prior = build(self._model, data, scaling.bounds, self.settings, self._kernel)
         start = self._model.upsample(data)
@@ -178,31 +183,32 @@ class Run:
             )
 
     def _read(self, index: tuple[int, ...]) -> np.ndarray:
-        """Load and check one plane; return it as float32 of shape (C, h, w)."""
+        """Load one plane in its own type, shape (C, h, w)."""
         where: list[int | slice] = [slice(None)] * len(self._image.shape)
         for axis, position in zip(self._looped, index, strict=True):
             where[axis] = position
-        plane = np.asarray(self._image[tuple(where)])
-        name = "image" if self.n_planes == 1 else f"image, plane {index}"
-        _checks.finite(name, plane)
-        _checks.varying(name, plane)
-        return self._channels_first(plane.astype(np.float32))
+        plane = np.asarray(self._image[tuple(where)]).transpose(self._order)
+        return plane if plane.ndim == 3 else plane[None]
 
     def _interpolated(self, index: tuple[int, ...]) -> np.ndarray:
-        plane = torch.from_numpy(self._read(index))
-        return self._as_read(self._model.upsample(plane).numpy())
+        """Return a plane's source on the HR grid, zero where the source is not finite."""
+        plane = np.nan_to_num(self._read(index).astype(np.float32), posinf=0.0, neginf=0.0)
+        return self._as_read(self._model.upsample(torch.from_numpy(plane)).numpy())
 
-    def _channels_first(self, plane: np.ndarray) -> np.ndarray:
-        return plane[None] if self._channel < 0 else np.moveaxis(plane, self._channel_axis, 0)
+    def _empty(self, index: tuple[int, ...]) -> State[np.ndarray]:
+        """Return the last state of a plane without contrast: nothing to do, no kernel to find."""
+        kernel = self._kernel
+        if kernel is None:
+            kernel = np.zeros(self._model.kernel_shape, np.float32)
+            kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
+        steps = self._steps_per_plane
+        image = self._interpolated(index)
+        return State(steps, steps, image, kernel, 0.0, 0.0, Stop.COMPLETED, index)
 
     def _as_read(self, plane: np.ndarray) -> np.ndarray:
-        """Put the channels of (C, sh, sw) back where the input has them."""
-        return plane[0] if self._channel < 0 else np.moveaxis(plane, 0, self._channel_axis)
-
-    @property
-    def _channel_axis(self) -> int:
-        """Axis of the channels in a plane, looped axes taken out."""
-        return self._channel - sum(axis < self._channel for axis in self._looped)
+        """Put the axes of a plane (C, sh, sw) back in the input's order."""
+        plane = plane if len(self._order) == 3 else plane[0]
+        return plane.transpose(np.argsort(self._order))
 
 
 @dataclass(frozen=True)
@@ -218,20 +224,20 @@ class _Scaling:
     bounds: tuple[float, float]
 
     @classmethod
-    def of(cls, plane: np.ndarray, dtype: np.dtype) -> "_Scaling":
+    def of(cls, plane: np.ndarray) -> "_Scaling":
         low, high = float(plane.min()), float(plane.max())
         span = high - low
         floor, ceiling = low - _ROOM_BELOW * span, high + _ROOM_ABOVE * span
-        if dtype.kind in "iu":
-            limits = np.iinfo(dtype)
+        if plane.dtype.kind in "iu":
+            limits = np.iinfo(plane.dtype)
             floor, ceiling = max(floor, float(limits.min)), min(ceiling, float(limits.max))
         return cls(low, span, ((floor - low) / span, (ceiling - low) / span))
 
     def normalise(self, plane: np.ndarray) -> np.ndarray:
-        return (plane - np.float32(self.low)) / np.float32(self.range)
+        return ((plane.astype(np.float64) - self.low) / self.range).astype(np.float32)
 
     def restore(self, plane: np.ndarray) -> np.ndarray:
-        return plane * np.float32(self.range) + np.float32(self.low)
+        return (plane.astype(np.float64) * self.range + self.low).astype(np.float32)
 
 
 # Shares of the data's range by which the restored image may go beyond it.

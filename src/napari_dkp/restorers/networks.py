@@ -105,11 +105,14 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Sk
     shape : of the image network's output, HR pixels.
     """
     depth = max(1, min(5, int(math.log2(min(shape) / 8)))) if min(shape) >= 16 else 1
-    if config.network == "published":
-        return SkipNetwork(
-            INPUT_CHANNELS, channels, (128,) * depth, padding="reflect", attention_from=2
-        )
-    return SkipNetwork(INPUT_CHANNELS, channels, (config.channels,) * depth)
+    # Layers draw weights as they are made; `initialise` replaces them, and the caller's random
+    # state stays as it was.
+    with torch.random.fork_rng(devices=[]):
+        if config.network == "published":
+            return SkipNetwork(
+                INPUT_CHANNELS, channels, (128,) * depth, padding="reflect", attention_from=2
+            )
+        return SkipNetwork(INPUT_CHANNELS, channels, (config.channels,) * depth)
 
 
 INPUT_CHANNELS = 3
