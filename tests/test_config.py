@@ -24,7 +24,7 @@ from napari_dkp.config import (
         (RKSConfig, {"moves": -1}, ValueError),
         (RKSConfig, {"confidence": 0}, ValueError),
         (RKSConfig, {"draws": 0}, ValueError),
-        (RKSConfig, {"memory": 1.0}, ValueError),
+        (RKSConfig, {"memory": 1.1}, ValueError),
         (RKSConfig, {"max_sites": 1}, ValueError),
         (RKSConfig, {"gaussian_variance": (5, 1)}, ValueError),
         (RKSConfig, {"gaussian_variance": 3.0}, TypeError),

@@ -51,8 +51,10 @@ class RKSConfig:
     particles : kernels in the population ("smc").
     moves : Metropolis moves per particle and outer step ("smc").
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
+    motion_penalty : nats by which a motion family has to beat the Gaussian one ("smc", "auto").
     draws : fresh kernels per outer step ("paper", L of eq. 4).
-    memory : decay of the running mean of Gram statistics over outer steps; 0 uses the last image.
+    memory : share of the outer steps so far that Gram statistics are averaged over; 0 uses the last
+        image.
     weighting : "contrast" weighs LR samples by inverse local variance; "uniform" as published.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
@@ -64,8 +66,9 @@ class RKSConfig:
     particles: int = 512
     moves: int = 2
     confidence: float = 1000.0
+    motion_penalty: float = 30.0
     draws: int = 5
-    memory: float = 0.5
+    memory: float = 0.05
     weighting: Weighting = "contrast"
     max_sites: int = 16384
     gaussian_variance: Interval | None = None
@@ -79,9 +82,10 @@ class RKSConfig:
         _checks.integer("particles", self.particles, 8, 65536)
         _checks.integer("moves", self.moves, 0, 100)
         _checks.number("confidence", self.confidence, 1e-3)
+        _checks.number("motion_penalty", self.motion_penalty, 0.0)
         _checks.integer("draws", self.draws, 1, 10000)
         _checks.choice("weighting", self.weighting, WEIGHTINGS)
-        _checks.number("memory", self.memory, 0.0, 0.999)
+        _checks.number("memory", self.memory, 0.0, 1.0)
         _checks.integer("max_sites", self.max_sites, 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
@@ -130,13 +134,11 @@ class DIPConfig:
 
     Parameters
     ----------
-    network : "light" tapers towards full resolution; "published" is the paper's 128-channel net.
-    channels : width of the light network's inner scales.
+    network : "light" is narrower, without attention and reflection padding; "published" is the
+        paper's 128-channel network.
+    channels : width of the light network.
     learning_rate : Adam step size.
     ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.
-    settling : factor on the learning rate once squared error has taken over.
-    contrast_scaled : divide the squared error by the data's local variance, which gives it the size
-        of 1 - SSIM, so that the prior keeps its weight.
     gradient_weight : weight of the hyper-Laplacian prior on image gradients.
     averaging : decay of the running mean of iterates that is handed out; 0 hands out the last.
     """
@@ -144,9 +146,7 @@ class DIPConfig:
     network: NetworkName = "light"
     channels: int = 64
     learning_rate: float = 5e-3
-    ssim_fraction: float = 0.8
-    settling: float = 0.3
-    contrast_scaled: bool = True
+    ssim_fraction: float = 1.0
     gradient_weight: float = 2e-4
     averaging: float = 0.98
 
@@ -155,7 +155,6 @@ class DIPConfig:
         _checks.integer("channels", self.channels, 4, 1024)
         _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
         _checks.number("ssim_fraction", self.ssim_fraction, 0.0, 1.0)
-        _checks.number("settling", self.settling, 0.0, 1.0)
         _checks.number("gradient_weight", self.gradient_weight, 0.0)
         _checks.number("averaging", self.averaging, 0.0, 0.9999)
 
@@ -269,7 +268,7 @@ class _Preset:
 
 _PRESETS = {
     "fast": _Preset(200, dip=DIPConfig(channels=32)),
-    "balanced": _Preset(500),
+    "balanced": _Preset(800),
     "best": _Preset(1000, dip=DIPConfig(channels=128)),
     "paper": _Preset(
         1000,
@@ -278,8 +277,6 @@ _PRESETS = {
         dip=DIPConfig(
             network="published",
             ssim_fraction=0.405,
-            settling=1.0,
-            contrast_scaled=False,
             averaging=0.0,
         ),
     ),

@@ -289,6 +289,11 @@ class GramStatistics:
         weight = len(data) * weights.sum().to(double, torch.float64)
         return cls(gram.flip(0, 1), cross.flip(0), energy, weight, kernel_shape)
 
+    @property
+    def variance(self) -> Tensor:
+        """Weighted mean square of the data about its mean, float64 scalar."""
+        return self.energy / self.weight
+
     def lerp(self, other: "GramStatistics", weight: float) -> "GramStatistics":
         """Return (1 - weight) self + weight other, both of the same data: the expected misfit."""
         return replace(

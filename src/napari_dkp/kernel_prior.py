@@ -1,5 +1,7 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
+import math
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -44,6 +46,9 @@ class DynamicKernelPrior:
         self._max_sites = rks.max_sites
         self._memory = rks.memory
         self._statistics: GramStatistics | None = None
+        self._steps = 0
+        # The more unknown pixels per sample, the less certain the image behind the statistics.
+        self._least_window = math.prod(model.scale) ** (1 / model.ndim) if rks.memory else 1.0
         self._warm_up = pke.warm_up
         kernel_families = families(family, model, rks)
         self._sampler = make_sampler(kernel_families, rks, generator, data.device)
@@ -56,8 +61,10 @@ class DynamicKernelPrior:
                 self._estimator.warm_up_step(self._sampler.draw())
             return self._estimator.kernel()
         statistics = self._model.statistics(image, self._data, self._weights, self._max_sites)
+        self._steps += 1
         if self._statistics is not None:
-            statistics = statistics.lerp(self._statistics, self._memory)
+            window = self._least_window + self._memory * self._steps
+            statistics = statistics.lerp(self._statistics, 1 - 1 / window)
         self._statistics = statistics
         return self._estimator.step(self._sampler.step(statistics), statistics)
 

@@ -58,7 +58,8 @@ class SMCSampler:
 
     Each part follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
     β = confidence / min E: the residual of an unfinished image is model error rather than noise,
-    so a doubled misfit counts as so many nats whatever the number of pixels. A step reweights the
+    so a doubled misfit counts as so many nats whatever the number of pixels, and as fewer as long
+    as the image has not taken shape and hardly any kernel could be told from another. A step reweights the
     population from the last target to the new one (as far as half of the effective sample
     allows), resamples, and moves it by differential-evolution Metropolis steps.
     """
@@ -75,19 +76,31 @@ class SMCSampler:
         self._generator = generator
         self._device = device
         count = max(8, config.particles // len(families))
+        self._log_prior = torch.tensor(
+            [0.0 if family.name == "gaussian" else -config.motion_penalty for family in families],
+            device=device,
+        )
         self._parts = [_Population(family, count, generator, device) for family in families]
 
     def draw(self) -> Tensor:
-        """Return one random member of the families."""
-        return _draw(self._families, self._generator, self._device)
+        """Return one random member of the families, which are as likely as their prior says."""
+        weights = torch.softmax(self._log_prior, 0).cpu()
+        index = int(torch.multinomial(weights, 1, generator=self._generator))
+        return _draw([self._families[index]], self._generator, self._device)
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Move the population to the new statistics and return its mean."""
         for part in self._parts:
             part.score(statistics)
         best = torch.stack([part.misfit.min() for part in self._parts]).min()
-        target = self._config.confidence / best.clamp_min(_MISFIT_FLOOR)
-        beta = torch.stack([part.coldest(target) for part in self._parts]).min()
+        best = best.clamp_min(_MISFIT_FLOOR)
+        formed = (_FORMED * statistics.variance.to(best) / best).clamp_max(1)
+        target = self._config.confidence * formed / best
+        # One temperature for all, or evidences could not be compared; families that are out of the
+        # running do not hold it up.
+        likely = self._log_posterior() > self._log_posterior().max() - _OUT_OF_THE_RUNNING
+        betas = torch.stack([part.coldest(target) for part in self._parts])
+        beta = torch.where(likely, betas, target).min()
         for part in self._parts:
             part.anneal(beta)
             for _ in range(self._config.moves):
@@ -95,8 +108,11 @@ class SMCSampler:
         # Inside a part the population itself stands for the likelihood; between families, their
         # evidence decides, which makes a family pay for its freedom.
         means = torch.stack([part.kernels.mean(0) for part in self._parts])
-        log_evidence = torch.stack([part.log_evidence for part in self._parts])
-        return _average(means, torch.softmax(log_evidence, 0))
+        return _average(means, torch.softmax(self._log_posterior(), 0))
+
+    def _log_posterior(self) -> Tensor:
+        """Return each family's log prior plus log evidence, up to a constant."""
+        return self._log_prior + torch.stack([part.log_evidence for part in self._parts])
 
 
 class _Population:
@@ -168,6 +184,10 @@ class _Population:
 
 # Keeps weights finite when a kernel fits exactly (delta of eq. 6), in normalised intensity squared.
 _MISFIT_FLOOR = 1e-10
+# An image whose residual is no more of the data's variance than this has taken shape.
+_FORMED = 0.01
+# Nats below the likeliest family.
+_OUT_OF_THE_RUNNING = 20.0
 # Standard deviation of the random part of a move, in cube units.
 _JITTER = 0.01
 

@@ -144,13 +144,13 @@ def families(name: str, model: Degradation, config: RKSConfig) -> list[KernelFam
 
 
 def _gaussian_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """λ₁, λ₂ log-uniform, θ uniform; in units stretched along each axis by its scale."""
+    """λ₁, λ₂ and θ uniform, as published; in units stretched along each axis by its scale."""
     typical = math.prod(model.scale) ** (1 / model.ndim)
     low, high = config.gaussian_variance or _published_variance(typical)
     stretch = torch.tensor([math.sqrt(s / typical) for s in model.scale])
 
     def render(points: Tensor) -> Tensor:
-        variance = _log_uniform(points[:, :2], (low, high))
+        variance = low + (high - low) * points[:, :2]
         angle = math.pi * points[:, 2]
         sine, cosine = torch.sin(angle), torch.cos(angle)
         axes = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], 1)

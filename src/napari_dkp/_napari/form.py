@@ -119,12 +119,18 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "confidence": Entry(
             "Confidence", "Log-likelihood that a kernel loses when its misfit doubles.", 1e-3, 1e6
         ),
+        "motion_penalty": Entry(
+            "Motion penalty",
+            "Log-likelihood by which motion has to beat optics to be believed, blur 'Any kind'.",
+            0,
+            1e6,
+        ),
         "draws": Entry("Draws", "Fresh kernels per step, sampler 'As published'.", 1, 10000),
         "memory": Entry(
             "Memory",
-            "Share of the evidence that is kept from step to step; 0 looks at the last image only.",
+            "Share of the steps so far whose images judge the kernels; 0: the last one only.",
             0,
-            0.999,
+            1,
         ),
         "weighting": Entry(
             "Weighting",
@@ -147,6 +153,11 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
         "warm_up": Entry("Warm-up", "Steps on random kernels before the image is looked at."),
         "steps": Entry("Updates", "Kernel updates per image step.", 1),
+        "distance": Entry(
+            "Pull",
+            "How the kernel is held to the random kernels.",
+            names={"entropy": "By entropy", "squared": "As published"},
+        ),
         "data_weight": Entry(
             "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
         ),
@@ -154,23 +165,16 @@ ENTRIES: dict[type, dict[str, Entry]] = {
     DIPConfig: {
         "network": Entry(
             "Network",
-            "The light one tapers towards full resolution.",
+            "The light one is as good and several times faster.",
             names={"light": "Light", "published": "As published"},
         ),
-        "channels": Entry("Channels", "Width of the light network's inner scales.", 4, 1024),
+        "channels": Entry("Channels", "Width of the light network.", 4, 1024),
         "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
         "ssim_fraction": Entry(
             "Structure first",
             "Share of the run that fits structure (SSIM); squared error follows.",
             0,
             1,
-        ),
-        "settling": Entry(
-            "Settling", "Factor on the learning rate once squared error has taken over.", 0, 1
-        ),
-        "contrast_scaled": Entry(
-            "By contrast",
-            "Divide the squared error by local contrast, so that the smoothness keeps its weight.",
         ),
         "gradient_weight": Entry(
             "Smoothness", "Weight of the prior on image gradients; 0 leaves it out.", 0, 1e6

@@ -90,12 +90,7 @@ class DIPRestorer:
         return low + (high - low) * torch.sigmoid(logits[0].float())
 
     def _fidelity(self, predicted: Tensor, squared: Tensor) -> Tensor:
-        if self._steps < self._n_ssim:
-            return self._ssim_loss(predicted)
-        if self._steps == self._n_ssim:
-            for group in self._optimiser.param_groups:
-                group["lr"] = self._config.settling * self._config.learning_rate
-        return squared / self._ssim_loss.contrast if self._config.contrast_scaled else squared
+        return self._ssim_loss(predicted) if self._steps < self._n_ssim else squared
 
     def _averaged(self, image: Tensor, misfit: float) -> Tensor:
         """Return the running mean of the iterates, less those in which the fit slipped."""
@@ -132,11 +127,6 @@ class SSIMLoss:
     Parameters
     ----------
     data : shape (C, h, w), intensities of range 1.
-
-    Attributes
-    ----------
-    contrast : mean local variance of the data; a squared error divided by it is of the same size
-        as 1 - SSIM.
     """
 
     def __init__(self, data: Tensor) -> None:
@@ -145,7 +135,6 @@ class SSIMLoss:
         self._data = data[:, None]
         self._mean, square = self._local_means(self._data, self._data**2)
         self._variance = square - self._mean**2
-        self.contrast = self._variance.mean() + _C2
 
     def __call__(self, predicted: Tensor) -> Tensor:
         """Return the loss of a prediction, shape (C, h, w)."""
