@@ -181,7 +181,7 @@ class Spy:
 
 
 def test_statistics_are_a_running_mean_over_images():
-    """With memory m, images weigh 1 - m, m (1 - m), ..., the first m^n."""
+    """The n-th image enters with weight 1 / (s + m n), s the scale, m the memory."""
     truth = isotropic(2.0)
     seen: list[GramStatistics] = []
     prior = dynamic_prior(truth, memory=0.75, weighting="uniform")
@@ -191,7 +191,9 @@ def test_statistics_are_a_running_mean_over_images():
         prior.step(image)
     kernels = torch.stack([truth, shaken()])
     alone = [MODEL.statistics(image, prior._data).misfit(kernels) for image in images]
-    expected = 0.75**2 * alone[0] + 0.75 * 0.25 * alone[1] + 0.25 * alone[2]
+    expected = alone[0]
+    for n, misfit in enumerate(alone[1:], start=2):
+        expected = expected + (misfit - expected) / (MODEL.scale[0] + 0.75 * n)
     torch.testing.assert_close(seen[-1].misfit(kernels), expected, rtol=1e-5, atol=0)
 
 

@@ -117,8 +117,8 @@ def test_a_sampled_prior_is_a_kernel(kind):
         assert kernel.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_draw_uses_every_family():
-    source = sampler("auto")
+def test_draw_uses_every_family_as_its_prior_says():
+    source = sampler("auto", motion_penalty=0.0)
     drawn = torch.stack([source.draw() for _ in range(60)])
     generous = RKSConfig(**RANGES)
     for only in families("auto", MODEL, generous)[:2]:
@@ -127,6 +127,10 @@ def test_draw_uses_every_family():
         nearest = torch.cdist(drawn.flatten(1), members).amin(1) / drawn.flatten(1).norm(dim=1)
         # A third of the draws lie in each of the small families, the others outside.
         assert 8 <= (nearest < 0.1).sum() <= 40
+    still = sampler("auto").draw()
+    centre = still.shape[0] // 2
+    torch.testing.assert_close(still, still.flip(0, 1))
+    assert still[centre, centre] == still.max()  # a Gaussian, once motion is improbable
 
 
 def test_paper_sampler_weights_its_draws_by_their_inverse_misfit():
@@ -176,6 +180,7 @@ class Toy:
     """Misfit 1 + energy(p) of the "kernel" p: with its minimum 1, β is the confidence itself."""
 
     energy: object
+    variance = torch.tensor(1e4)  # of the data: the image explains nearly all of it
 
     def misfit(self, kernels: torch.Tensor) -> torch.Tensor:
         return 1 + self.energy(kernels[:, 0].double())

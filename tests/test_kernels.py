@@ -223,7 +223,7 @@ def test_gaussian_variances_can_be_set():
     found = sorted(sampled_variance(kernel, axis) for axis in (0, 1))
     assert found == pytest.approx([2.0, 8.0], rel=1e-3)
     middle = at(members, 0.5, 0.5, 0.0)
-    assert sampled_variance(middle, 0) == pytest.approx(4.0, rel=1e-3)  # log-uniform
+    assert sampled_variance(middle, 0) == pytest.approx(5.0, rel=1e-3)  # uniform
 
 
 def test_gaussian_angle_turns_the_principal_axis():

@@ -114,7 +114,7 @@ class PKEConfig:
     warm_up: int = 200
     steps: int = 5
     distance: Distance = "entropy"
-    data_weight: float = 0.1
+    data_weight: float = 0.2
 
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, Sequence):
@@ -137,7 +137,10 @@ class DIPConfig:
     network : "light" is narrower, without attention and reflection padding; "published" is the
         paper's 128-channel network.
     channels : width of the light network.
-    learning_rate : Adam step size.
+    learning_rate : Adam step size in the first half of the run: large steps let the image follow the
+        kernel.
+    settling : share of it that is left at the end, after a linear decay over the second half; small
+        steps finish the image.
     ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.
     gradient_weight : weight of the hyper-Laplacian prior on image gradients.
     averaging : decay of the running mean of iterates that is handed out; 0 hands out the last.
@@ -145,7 +148,8 @@ class DIPConfig:
 
     network: NetworkName = "light"
     channels: int = 64
-    learning_rate: float = 5e-3
+    learning_rate: float = 1e-2
+    settling: float = 0.2
     ssim_fraction: float = 1.0
     gradient_weight: float = 2e-4
     averaging: float = 0.98
@@ -154,6 +158,7 @@ class DIPConfig:
         _checks.choice("network", self.network, NETWORKS)
         _checks.integer("channels", self.channels, 4, 1024)
         _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
+        _checks.number("settling", self.settling, 0.0, 1.0)
         _checks.number("ssim_fraction", self.ssim_fraction, 0.0, 1.0)
         _checks.number("gradient_weight", self.gradient_weight, 0.0)
         _checks.number("averaging", self.averaging, 0.0, 0.9999)
@@ -276,6 +281,8 @@ _PRESETS = {
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",
+            learning_rate=5e-3,
+            settling=1.0,
             ssim_fraction=0.405,
             averaging=0.0,
         ),

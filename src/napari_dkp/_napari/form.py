@@ -170,6 +170,9 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "channels": Entry("Channels", "Width of the light network.", 4, 1024),
         "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
+        "settling": Entry(
+            "Settling", "Share of the learning rate that is left at the end of the run.", 0, 1
+        ),
         "ssim_fraction": Entry(
             "Structure first",
             "Share of the run that fits structure (SSIM); squared error follows.",

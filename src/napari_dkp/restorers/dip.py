@@ -21,7 +21,7 @@ class DIPRestorer:
     data : y in normalised intensity, shape (C, h, w).
     bounds : lowest and highest intensity that the image may take, normalised.
     config : network and fitting.
-    n_steps : planned steps; places the change from SSIM to squared error.
+    n_steps : planned steps; places the change from SSIM to squared error and the settling.
     precision : dtype of the network's convolutions.
     generator : CPU generator of z and of the initial φ_x.
     """
@@ -41,6 +41,7 @@ class DIPRestorer:
         self._bounds = bounds
         self._config = config
         self._precision = precision
+        self._n_steps = n_steps
         self._n_ssim = round(config.ssim_fraction * n_steps)
         self._steps = 0
         shape = model.domain_shape
@@ -68,6 +69,7 @@ class DIPRestorer:
         predicted = self._model.forward(image, kernel)
         squared = (predicted - self._data).square().mean()
         loss = self._fidelity(predicted, squared) + self._gradient_weight * sparse_gradients(image)
+        self._set_learning_rate()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._optimiser.step()
@@ -91,6 +93,13 @@ class DIPRestorer:
 
     def _fidelity(self, predicted: Tensor, squared: Tensor) -> Tensor:
         return self._ssim_loss(predicted) if self._steps < self._n_ssim else squared
+
+    def _set_learning_rate(self) -> None:
+        """Keep it over the first half of the run, then lower it linearly to its last value."""
+        done = min(max(2 * self._steps / self._n_steps - 1, 0.0), 1.0)
+        share = 1 - done * (1 - self._config.settling)
+        for group in self._optimiser.param_groups:
+            group["lr"] = share * self._config.learning_rate
 
     def _averaged(self, image: Tensor, misfit: float) -> Tensor:
         """Return the running mean of the iterates, less those in which the fit slipped."""
