@@ -510,7 +510,7 @@ def test_what_cannot_be_used_is_named_at_the_call(call, change, error, message):
 def test_a_bad_plane_of_a_lazy_stack_is_named_when_it_is_reached():
     image = picture(3, 10, 12)
     image[1, 4, 4] = np.nan
-    with pytest.raises(ValueError, match="image.*1 NaN"):
+    with pytest.raises(ValueError, match=r"image.*1 NaN"):
         iter_restore(image, **TINY, axes="ZYX")
     states = iter_restore(da.from_array(image), **TINY, axes="ZYX")
     assert next(states).plane == (0,)

@@ -137,8 +137,8 @@ class DIPConfig:
     network : "light" is narrower, without attention and reflection padding; "published" is the
         paper's 128-channel network.
     channels : width of the light network.
-    learning_rate : Adam step size in the first half of the run: large steps let the image follow the
-        kernel.
+    learning_rate : Adam step size in the first half of the run: large steps let the image follow
+        the kernel.
     settling : share of it that is left at the end, after a linear decay over the second half; small
         steps finish the image.
     ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.

@@ -59,9 +59,9 @@ class SMCSampler:
     Each part follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
     β = confidence / min E: the residual of an unfinished image is model error rather than noise,
     so a doubled misfit counts as so many nats whatever the number of pixels, and as fewer as long
-    as the image has not taken shape and hardly any kernel could be told from another. A step reweights the
-    population from the last target to the new one (as far as half of the effective sample
-    allows), resamples, and moves it by differential-evolution Metropolis steps.
+    as the image has not taken shape and hardly any kernel could be told from another. A step
+    reweights the population from the last target to the new one (as far as half of the effective
+    sample allows), resamples, and moves it by differential-evolution Metropolis steps.
     """
 
     def __init__(
