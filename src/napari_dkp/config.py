@@ -148,8 +148,8 @@ class DIPConfig:
 
     network: NetworkName = "light"
     channels: int = 64
-    learning_rate: float = 1e-2
-    settling: float = 0.2
+    learning_rate: float = 7e-3
+    settling: float = 0.3
     ssim_fraction: float = 1.0
     gradient_weight: float = 2e-4
     averaging: float = 0.98
