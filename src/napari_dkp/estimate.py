@@ -121,8 +121,12 @@ T = TypeVar("T")
 
 
 def _timed(call: Callable[[], T], device: str) -> tuple[T, float]:
-    began = perf_counter()
-    value = call()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return value, perf_counter() - began
+    """Return a call's value and its shorter time of two: the first one also sets things up."""
+    times = []
+    for _ in range(2):
+        began = perf_counter()
+        value = call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        times.append(perf_counter() - began)
+    return value, min(times)
