@@ -158,8 +158,16 @@ def test_existing_output_is_refused_before_the_run(cells, tmp_path, monkeypatch)
 def test_overwrite_replaces_results_but_never_the_input(cells, tmp_path):
     before = cells.read_bytes()
     message = error_of(invoke("restore", cells, cells, *QUICK, "--overwrite"))
-    assert "is the input" in message
+    assert "is an input" in message
     assert cells.read_bytes() == before
+    psf = tmp_path / "out_kernel.tif"
+    tifffile.imwrite(psf, np.ones((3, 3), np.uint16))
+    measured = psf.read_bytes()
+    out = tmp_path / "out.tif"
+    assert "is an input" in error_of(
+        invoke("restore", cells, out, *QUICK, "--kernel", psf, "--overwrite")
+    )
+    assert psf.read_bytes() == measured
     (tmp_path / "out.tif").write_text("old")
     result = invoke("restore", cells, tmp_path / "out.tif", *QUICK, "--overwrite")
     assert result.exit_code == 0, result.output

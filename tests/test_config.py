@@ -3,6 +3,7 @@
 import json
 from dataclasses import FrozenInstanceError, fields, replace
 
+import numpy as np
 import pytest
 
 from napari_dkp.config import (
@@ -13,6 +14,16 @@ from napari_dkp.config import (
     Settings,
     default_kernel_size,
 )
+
+
+def test_numpy_numbers_are_stored_as_plain_ones():
+    settings = Settings(
+        iterations=np.int64(3),
+        seed=np.uint8(4),
+        rks=RKSConfig(particles=np.int32(32), confidence=np.float32(3)),
+        dip=DIPConfig(learning_rate=np.float32(0.01)),
+    )
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
 @pytest.mark.parametrize(

@@ -98,18 +98,6 @@ def test_the_cpu_is_described_and_has_memory():
     assert 1e6 < pages < 1e14
 
 
-def test_free_host_memory_without_proc(monkeypatch):
-    """Elsewhere than on Linux psutil, or the size of the memory, has to do."""
-    expected = free_memory("cpu")
-
-    def absent(*args: object, **kwargs: object) -> None:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(device, "open", absent, raising=False)
-    found = device._free_host_memory()
-    assert 0.3 * expected < found < 30 * expected
-
-
 def test_a_precision_asked_for_is_the_one_used():
     cpu = torch.device("cpu")
     assert resolve_precision("float32", cpu) is torch.float32

@@ -104,6 +104,17 @@ def test_at_the_first_step_the_start_image_is_handed_out(term, value):
     assert torch.equal(state.kernel, torch.zeros(3, 3))
 
 
+def test_a_first_kernel_that_is_not_finite_ends_the_run_with_a_flat_one():
+    class Broken:
+        def step(self, image: Tensor | None) -> Tensor:
+            return torch.full((3, 3), math.nan)
+
+    (state,) = alternate(Counting(), Broken(), START, 5)
+    assert state.stop is Stop.DIVERGED
+    assert torch.equal(state.image, START)
+    torch.testing.assert_close(state.kernel, torch.full((3, 3), 1 / 9))
+
+
 def test_an_exploding_residual_ends_the_run():
     states = run(Counting(residual={7: 1e6}))
     assert states[-1].stop is Stop.DIVERGED

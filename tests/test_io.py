@@ -151,7 +151,7 @@ def test_existing_outputs_are_kept_unless_told_otherwise(tmp_path):
 def test_input_is_never_replaced(tmp_path):
     path = tmp_path / "cells_kernel.tif"
     tifffile.imwrite(path, ramp(4, 4))
-    with pytest.raises(ValueError, match="is the input; choose another name"):
+    with pytest.raises(ValueError, match="is an input; choose another name"):
         io.Outputs.beside(tmp_path / "cells.tif").spare(path)
 
 

@@ -52,6 +52,8 @@ def interval(name: str, value: object, low: float, high: float = np.inf) -> tupl
 
 def per_axis(name: str, value: object, low: int, high: int | None = None) -> int | tuple[int, ...]:
     """Return an integer, or a tuple of one integer per spatial axis."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = tuple(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         if not value:
             raise ValueError(f"{name}: expected one integer per spatial axis; got an empty list")
@@ -85,6 +87,11 @@ def real_dtype(name: str, dtype: np.dtype) -> None:
 
 def finite(name: str, values: np.ndarray) -> None:
     """Refuse NaN and infinity, saying how many there are and what to do."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name}: expected no masked values; got {int(np.ma.getmaskarray(values).sum())} of "
+            f"{values.size}. Fill them first, e.g. image.filled(numpy.ma.median(image))"
+        )
     if values.dtype.kind != "f":
         return
     nans = int(np.isnan(values).sum())
@@ -95,9 +102,23 @@ def finite(name: str, values: np.ndarray) -> None:
         )
         raise ValueError(
             f"{name}: expected finite values; got {found} of {values.size}. Fill them first, e.g. "
-            f"numpy.nan_to_num({name}, nan=numpy.nanmedian({name})), or crop to a region without "
-            "them"
+            "image = numpy.where(numpy.isfinite(image), image, numpy.nanmedian(image)), or crop to "
+            "a region without them"
         )
+
+
+def within_float32(name: str, values: np.ndarray) -> None:
+    """Refuse values whose size or contrast single precision cannot hold."""
+    low, high = float(values.min()), float(values.max())
+    if max(abs(low), abs(high)) > _LARGEST or 0 < high - low < 1 / _LARGEST:
+        raise ValueError(
+            f"{name}: expected values up to {_LARGEST:g} with a contrast of at least "
+            f"{1 / _LARGEST:g}; got {low:g} to {high:g}. Rescale them first"
+        )
+
+
+# Leaves float32, up to 3.4e38, room for what restoration adds.
+_LARGEST = 1e37
 
 
 def varying(name: str, values: np.ndarray) -> None:
@@ -119,13 +140,15 @@ def psf(name: str, values: np.ndarray, ndim: int) -> np.ndarray:
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise ValueError(f"{name}: expected finite values; got {bad} NaN or infinite")
+    values = values.astype(np.float64)
     if values.min() < 0:
         count = int((values < 0).sum())
         raise ValueError(f"{name}: expected non-negative values; got {count} negative")
-    total = float(values.sum(dtype=np.float64))
-    if total == 0:
+    if not values.any():
         raise ValueError(f"{name}: expected a positive sum; got an all-zero kernel")
-    return (values.astype(np.float64) / total).astype(np.float32)
+    values = values / values.max()  # so that the sum of huge values stays finite
+    normalised: np.ndarray = (values / values.sum()).astype(np.float32)
+    return normalised
 
 
 def not_smaller_than_kernel(

@@ -22,6 +22,7 @@ from napari_dkp.config import (
     PRESETS,
     Settings,
 )
+from napari_dkp.device import is_out_of_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,9 +128,12 @@ def restore(
             "seed": seed,
         }
         base, known = io.read_settings(settings_file) if settings_file else (Settings(), None)
+        base = replace(base, axes=None)  # those of this image count, not those of that run's
         settings = _overridden(base, {name: v for name, v in given.items() if v is not None})
         outputs = io.Outputs.beside(output)
-        outputs.spare(source)
+        for given_file in (source, kernel, settings_file):
+            if given_file is not None:
+                outputs.spare(given_file)
         picture = io.read(source)
         settings = replace(settings, axes=settings.axes or picture.axes)
         y_scale, x_scale = settings.scales(2)
@@ -293,7 +297,7 @@ def _one_sentence() -> Iterator[None]:
         typer.echo(f"napari-dkp: {error}", err=True)
         raise typer.Exit(1) from None
     except RuntimeError as error:
-        if "memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         typer.echo(
             "napari-dkp: the run needs more memory than the device has left; restore a smaller "

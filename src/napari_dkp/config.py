@@ -2,9 +2,11 @@
 
 `Settings` holds the choices a user makes; the three method configs hold the numbers behind them.
 A preset fills every config that the user leaves out, and `Settings.resolve` returns settings in
-which nothing is left open, so that what is stored with a result repeats it.
+which it has nothing left to say, so that what is stored with a result repeats it whatever presets
+become.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -35,7 +37,23 @@ NETWORKS: tuple[str, ...] = get_args(NetworkName)
 
 MAX_SCALE = 8
 
+# HR pixels, or their square: far beyond what a kernel array can hold.
+_WIDEST = 1e4
+
 Interval = tuple[float, float]
+
+
+def _store(config: object, name: str, value: object) -> None:
+    """Set a field of a frozen dataclass to what its check made of it, while it is being made."""
+    object.__setattr__(config, name, value)
+
+
+def _integer(config: object, name: str, low: int, high: int | None = None) -> None:
+    _store(config, name, _checks.integer(name, getattr(config, name), low, high))
+
+
+def _number(config: object, name: str, low: float, high: float = math.inf) -> None:
+    _store(config, name, _checks.number(name, getattr(config, name), low, high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +71,8 @@ class RKSConfig:
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
     motion_penalty : nats by which a motion family has to beat the Gaussian one ("smc", "auto").
     draws : fresh kernels per outer step ("paper", L of eq. 4).
-    memory : share of the outer steps so far that Gram statistics are averaged over; 0 uses the last
-        image.
+    memory : Gram statistics are averaged over `scale + memory * n` outer steps, n the steps so far;
+        0 uses the last image alone.
     weighting : "contrast" weighs LR samples by inverse local variance; "uniform" as published.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
@@ -79,19 +97,19 @@ class RKSConfig:
 
     def __post_init__(self) -> None:
         _checks.choice("sampler", self.sampler, SAMPLERS)
-        _checks.integer("particles", self.particles, 8, 65536)
-        _checks.integer("moves", self.moves, 0, 100)
-        _checks.number("confidence", self.confidence, 1e-3)
-        _checks.number("motion_penalty", self.motion_penalty, 0.0)
-        _checks.integer("draws", self.draws, 1, 10000)
+        _integer(self, "particles", 8, 65536)
+        _integer(self, "moves", 0, 100)
+        _number(self, "confidence", 1e-3)
+        _number(self, "motion_penalty", 0.0)
+        _integer(self, "draws", 1, 10000)
         _checks.choice("weighting", self.weighting, WEIGHTINGS)
-        _checks.number("memory", self.memory, 0.0, 1.0)
-        _checks.integer("max_sites", self.max_sites, 256)
+        _number(self, "memory", 0.0, 1.0)
+        _integer(self, "max_sites", 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _checks.interval(name, getattr(self, name), 1e-3))
+                _store(self, name, _checks.interval(name, getattr(self, name), 1e-3, _WIDEST))
         for name in ("line_width", "path_width"):
-            object.__setattr__(self, name, _checks.interval(name, getattr(self, name), 1e-2))
+            _store(self, name, _checks.interval(name, getattr(self, name), 1e-2, _WIDEST))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +138,12 @@ class PKEConfig:
         if not isinstance(self.hidden, Sequence):
             raise TypeError(f"hidden: expected a sequence of integers; got {self.hidden!r}")
         hidden = tuple(_checks.integer("hidden", units, 1) for units in self.hidden)
-        object.__setattr__(self, "hidden", hidden)
-        _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
-        _checks.integer("warm_up", self.warm_up, 0)
-        _checks.integer("steps", self.steps, 1)
+        _store(self, "hidden", hidden)
+        _number(self, "learning_rate", 1e-8, 1.0)
+        _integer(self, "warm_up", 0)
+        _integer(self, "steps", 1)
         _checks.choice("distance", self.distance, DISTANCES)
-        _checks.number("data_weight", self.data_weight, 0.0)
+        _number(self, "data_weight", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,12 +174,12 @@ class DIPConfig:
 
     def __post_init__(self) -> None:
         _checks.choice("network", self.network, NETWORKS)
-        _checks.integer("channels", self.channels, 4, 1024)
-        _checks.number("learning_rate", self.learning_rate, 1e-8, 1.0)
-        _checks.number("settling", self.settling, 0.0, 1.0)
-        _checks.number("ssim_fraction", self.ssim_fraction, 0.0, 1.0)
-        _checks.number("gradient_weight", self.gradient_weight, 0.0)
-        _checks.number("averaging", self.averaging, 0.0, 0.9999)
+        _integer(self, "channels", 4, 1024)
+        _number(self, "learning_rate", 1e-8, 1.0)
+        _number(self, "settling", 0.0, 1.0)
+        _number(self, "ssim_fraction", 0.0, 1.0)
+        _number(self, "gradient_weight", 0.0)
+        _number(self, "averaging", 0.0, 0.9999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +221,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         scale = _checks.per_axis("scale", self.scale, 1, MAX_SCALE)
-        object.__setattr__(self, "scale", scale)
+        _store(self, "scale", scale)
         if self.axes is not None:
             _checks.axes("axes", self.axes)
         _checks.choice("method", self.method, METHODS)
@@ -212,16 +230,16 @@ class Settings:
             size = _checks.per_axis("kernel_size", self.kernel_size, 3, 255)
             if any(taps % 2 == 0 for taps in (size if isinstance(size, tuple) else (size,))):
                 raise ValueError(f"kernel_size: expected odd integers; got {self.kernel_size}")
-            object.__setattr__(self, "kernel_size", size)
+            _store(self, "kernel_size", size)
         _checks.choice("preset", self.preset, PRESETS)
         if self.iterations is not None:
-            _checks.integer("iterations", self.iterations, 1)
+            _integer(self, "iterations", 1)
         _checks.choice("phase", self.phase, PHASES)
         _checks.choice("boundary", self.boundary, BOUNDARIES)
         if not isinstance(self.device, str):
             raise TypeError(f"device: expected a name such as 'auto' or 'cpu'; got {self.device!r}")
         _checks.choice("precision", self.precision, PRECISIONS)
-        _checks.integer("seed", self.seed, 0, 2**63 - 1)
+        _integer(self, "seed", 0, 2**63 - 1)
         for name, kind in (("rks", RKSConfig), ("pke", PKEConfig), ("dip", DIPConfig)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):

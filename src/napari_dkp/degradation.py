@@ -79,7 +79,7 @@ class Degradation:
         """Return LR samples (..., *lr_shape), linearly interpolated at the HR frame's pixels."""
         for axis, n, s in zip(self._axes, self.lr_shape, self.scale, strict=True):
             first = 0.5 * (s - 1) if self.phase == "area" else -0.5 * (s - 1)
-            place = (torch.arange(s * n, device=data.device) - first) / s
+            place = (torch.arange(s * n, device=data.device, dtype=data.dtype) - first) / s
             place = place.clamp(0, n - 1)
             low = place.floor().long().clamp_max(max(n - 2, 0))
             high = (low + 1).clamp_max(n - 1)

@@ -1,7 +1,8 @@
 """Devices: which one to run on, how much memory it has left, which precision pays."""
 
-import os
 from typing import TYPE_CHECKING
+
+import psutil
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,7 @@ def free_memory(device: "torch.device | str") -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return _free_host_memory()
+    return int(psutil.virtual_memory().available)
 
 
 def resolve_precision(precision: "Precision", device: "torch.device") -> "torch.dtype":
@@ -104,17 +105,10 @@ def _mps_works() -> bool:
     return True
 
 
-def _free_host_memory() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        import psutil  # napari brings it; without it only the size of the memory is known
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error, of torch or of Python, says that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY)
 
-        return int(psutil.virtual_memory().available)
-    except ImportError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")

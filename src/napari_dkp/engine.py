@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from napari_dkp.state import State, Stop
@@ -75,6 +76,10 @@ def alternate(
     finite or the residual explodes, it holds the last finite image and kernel.
     """
     kernel = prior.step(None)
+    if not kernel.isfinite().all():
+        flat = torch.full_like(kernel, 1 / kernel.numel())
+        yield State(1, n_steps, start, flat, math.inf, math.inf, Stop.DIVERGED)
+        return
     previous: State[Tensor] | None = None
     smallest = math.inf
     image: Tensor | None = None

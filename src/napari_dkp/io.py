@@ -6,6 +6,7 @@ ImageJ TIFF. Files appear whole or not at all, and nothing is overwritten unaske
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -143,10 +144,10 @@ class Outputs:
             )
 
     def spare(self, source: Path) -> None:
-        """Refuse outputs that would replace the image they are made from."""
+        """Refuse outputs that would replace a file they are made from."""
         for path in (self.image, self.kernel, self.settings):
             if path.exists() and source.exists() and path.samefile(source):
-                raise ValueError(f"output: '{path}' is the input; choose another name")
+                raise ValueError(f"output: '{path}' is an input; choose another name")
 
     @property
     def is_ome(self) -> bool:
@@ -262,10 +263,10 @@ def write(
         "seconds": round(restoration.seconds, 3),
         "stop": restoration.stop.name.lower(),
         "steps": len(restoration.history),
-        "residual": restoration.history[-1] if restoration.history else None,
+        "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
         "pixel_size": {**pixel_size.sizes, "unit": pixel_size.unit},
     }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     save = _write_ome if outputs.is_ome else _write_imagej
     with _whole(outputs.image) as part:
@@ -436,3 +437,7 @@ def _write_imagej(path: Path, image: np.ndarray, axes: str, pixel_size: PixelSiz
 
 
 _imwrite: Callable[..., object] = tifffile.imwrite  # its overloads do not take a dict of metadata
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

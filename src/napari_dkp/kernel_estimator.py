@@ -49,10 +49,12 @@ class KernelEstimator:
             self._network.parameters(), config.learning_rate, fused=device.type != "mps"
         )
 
+    @torch.enable_grad()
     def warm_up_step(self, kernel: Tensor) -> None:
         """Move towards a random kernel, before any image is looked at."""
         self._descend(self._distance(self._kernel(), kernel))
 
+    @torch.enable_grad()
     def step(self, prior: Tensor, statistics: GramStatistics) -> Tensor:
         """Do the Langevin steps of one outer iteration; return the kernel, shape (*K,).
 

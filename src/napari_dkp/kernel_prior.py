@@ -51,22 +51,24 @@ class DynamicKernelPrior:
         self._least_window = math.prod(model.scale) ** (1 / model.ndim) if rks.memory else 1.0
         self._warm_up = pke.warm_up
         kernel_families = families(family, model, rks)
-        self._sampler = make_sampler(kernel_families, rks, generator, data.device)
-        self._estimator = KernelEstimator(model, pke, generator, data.device)
+        # Likelihoods need float64, which MPS does not have.
+        home = torch.device("cpu") if data.device.type == "mps" else data.device
+        self._sampler = make_sampler(kernel_families, rks, generator, home)
+        self._estimator = KernelEstimator(model, pke, generator, home)
 
     def step(self, image: Tensor | None) -> Tensor:
         """Return k^t, shape (*K,), for the image x^{t-1} on the domain; None warms up."""
         if image is None:
             for _ in range(self._warm_up):
                 self._estimator.warm_up_step(self._sampler.draw())
-            return self._estimator.kernel()
+            return self._estimator.kernel().to(self._data)
         statistics = self._model.statistics(image, self._data, self._weights, self._max_sites)
         self._steps += 1
         if self._statistics is not None:
             window = self._least_window + self._memory * self._steps
             statistics = statistics.lerp(self._statistics, 1 - 1 / window)
         self._statistics = statistics
-        return self._estimator.step(self._sampler.step(statistics), statistics)
+        return self._estimator.step(self._sampler.step(statistics), statistics).to(self._data)
 
 
 def contrast_weights(data: Tensor) -> Tensor:

@@ -80,12 +80,12 @@ class SMCSampler:
             [0.0 if family.name == "gaussian" else -config.motion_penalty for family in families],
             device=device,
         )
+        self._prior = torch.softmax(self._log_prior, 0).cpu()
         self._parts = [_Population(family, count, generator, device) for family in families]
 
     def draw(self) -> Tensor:
         """Return one random member of the families, which are as likely as their prior says."""
-        weights = torch.softmax(self._log_prior, 0).cpu()
-        index = int(torch.multinomial(weights, 1, generator=self._generator))
+        index = int(torch.multinomial(self._prior, 1, generator=self._generator))
         return _draw([self._families[index]], self._generator, self._device)
 
     def step(self, statistics: GramStatistics) -> Tensor:

@@ -103,7 +103,7 @@ def _newton_step(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
     with torch.no_grad():
         spread = (offsets.T * weights[:, None]) @ offsets - mean[:, :, None] * mean[:, None]
         spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
-        inverse = torch.linalg.inv(spread)
+        inverse = torch.linalg.inv_ex(spread).inverse  # without a look at the host
     step: Tensor = (inverse @ mean[:, :, None])[..., 0]
     return step
 

@@ -73,7 +73,9 @@ class Run:
         # Where C (if any), Y and X are in a plane.
         self._order = [plane_axes.index(letter) for letter in "CYX" if letter in plane_axes]
         self._scales = self.settings.scales(len(self._spatial))
-        self._kernel = None if kernel is None else _checks.psf("kernel", kernel, len(self._spatial))
+        self._kernel = (
+            None if kernel is None else _checks.psf("kernel", _as_array(kernel), len(self._spatial))
+        )
         lr_shape = tuple(image.shape[axis] for axis in self._spatial)
         sizes = self.settings.kernel_sizes(len(self._spatial))
         self._model = Degradation(
@@ -97,7 +99,10 @@ class Run:
         if isinstance(image, np.ndarray):
             _checks.finite("image", image)
         if self.n_planes == 1:
-            _checks.varying("image", self._read(self._planes[0]))
+            plane = self._read(self._planes[0])
+            _checks.varying("image", plane)
+            if plane.dtype.kind != "f" or np.isfinite(plane).all():
+                _checks.within_float32("image", plane)
 
     def __iter__(self) -> Generator[State[np.ndarray], None, None]:
         """Run from the start; yield a state per image step."""
@@ -109,6 +114,7 @@ class Run:
             last = number == self.n_planes - 1
             plane = self._read(index)
             _checks.finite(f"image, plane {index}", plane)
+            _checks.within_float32("image", plane)
             for state in self._restore_plane(plane, index):
                 self._diverged |= state.stop is Stop.DIVERGED
                 self._states[index] = state
@@ -174,8 +180,8 @@ class Run:
             yield State(
                 step=state.step,
                 n_steps=state.n_steps,
-                image=self._as_read(scaling.restore(state.image.cpu().numpy())),
-                kernel=state.kernel.cpu().numpy(),
+                image=_sealed(self._as_read(scaling.restore(state.image.cpu().numpy()))),
+                kernel=_sealed(state.kernel.cpu().numpy().copy()),
                 loss=state.loss,
                 residual=scaling.range * state.residual,
                 stop=state.stop,
@@ -203,7 +209,8 @@ class Run:
             kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
         steps = self._steps_per_plane
         image = self._interpolated(index)
-        return State(steps, steps, image, kernel, 0.0, 0.0, Stop.COMPLETED, index)
+        kernel = _sealed(kernel.copy())
+        return State(steps, steps, _sealed(image), kernel, 0.0, 0.0, Stop.COMPLETED, index)
 
     def _as_read(self, plane: np.ndarray) -> np.ndarray:
         """Put the axes of a plane (C, sh, sw) back in the input's order."""
@@ -394,10 +401,17 @@ def guess_axes(shape: Sequence[int]) -> str:
     return names[len(shape)]
 
 
+def _sealed(array: np.ndarray) -> np.ndarray:
+    """Make what is handed out read-only: the run goes on from it."""
+    array.flags.writeable = False
+    return array
+
+
 def _as_array(image: Any) -> Any:
     """Return something with shape, dtype and slicing; lazy arrays stay lazy."""
     if isinstance(image, torch.Tensor):
-        return image.detach().cpu().numpy()
+        image = image.detach().cpu()
+        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
     if all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__")):
         return image
     return np.asarray(image)

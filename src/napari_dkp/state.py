@@ -1,6 +1,5 @@
 """What a run hands out: immutable states on the way, a restoration at the end."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -38,7 +37,8 @@ class State(Generic[Array]):
         intensity units, shape (sY, sX) or, with channels, their axis where the input had it.
     kernel : its point spread function, shape (K, K), non-negative, sums to 1.
     loss : objective of the image restorer at this step; its terms may change during a run.
-    residual : root mean square of LR minus re-blurred HR image, in the intensity units of `image`.
+    residual : root mean square of LR minus re-blurred HR image, in the intensity units of `image`;
+        of the restorer's latest iterate, while `image` may be a running mean of iterates.
     stop : RUNNING until the last state.
     plane : index of the plane at work along the looped axes; () for a single plane.
     """
@@ -61,7 +61,7 @@ class Restoration:
     ----------
     image : float32, the input's axes and intensity units, spatial axes enlarged by the scale.
     kernel : float32 point spread function(s) in HR pixels, shape (looped axes ..., K, K).
-    settings : settings with nothing left open; repeat the run with them.
+    settings : resolved settings; repeat the run with them.
     seed, device, seconds : of this run; seconds of wall time.
     stop : why it ended.
     history : residual after each step, intensity units.
@@ -77,6 +77,3 @@ class Restoration:
     stop: Stop
     history: tuple[float, ...]
     known_kernel: bool = False
-
-
-StateIterator = Iterator[State[Array]]

@@ -1,11 +1,14 @@
 """What a run will cost, found out beside the viewer's thread."""
 
+import logging
 from dataclasses import dataclass
 
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import FunctionWorker
 
 from napari_dkp.config import Settings
+
+_log = logging.getLogger(__name__)
 
 _PATIENCE_MS = 300
 
@@ -53,7 +56,13 @@ class Appraiser(QObject):
         self._question = None
         worker: FunctionWorker[Appraisal] = FunctionWorker(appraise, shape, settings)
         worker.returned.connect(self._answer)
+        worker.errored.connect(self._give_up)
         worker.start()
+
+    def _give_up(self, error: Exception) -> None:
+        """Stay able to answer the next question."""
+        self._busy = False
+        _log.warning("No estimate of a run's cost", exc_info=error)
 
     def _answer(self, appraisal: Appraisal) -> None:
         self._busy = False

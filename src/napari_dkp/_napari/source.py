@@ -178,6 +178,8 @@ def source_of(
             f"axes: expected one letter for each of the {len(data.shape)} axes of the layer "
             f"{layer.name!r}, shape {tuple(data.shape)}; got {axes!r}"
         )
+    if layer.rgb and not axes.endswith("C"):
+        raise ValueError(f"axes: expected C last for the colour layer {layer.name!r}; got {axes!r}")
     window = [(0, int(length)) for length in data.shape]
     if plane is not None:
         looped = [axis for axis in axes if axis in "TZ"]

@@ -18,6 +18,7 @@ from superqt.utils import GeneratorWorker
 from napari_dkp._napari.layers import LayerData, result_layers
 from napari_dkp._napari.source import Source
 from napari_dkp.config import Settings
+from napari_dkp.device import is_out_of_memory
 
 INTERVAL = 0.25
 """Seconds between two states that are handed to the viewer, at least."""
@@ -210,7 +211,7 @@ def _release() -> None:
 def explain(error: Exception, device: str) -> str:
     """Return one sentence for the user; the traceback of what nobody foresaw goes to the log."""
     text = str(error).strip()
-    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         where = "" if device == "auto" else f" on {device}"
         return (
             f"There is not enough memory{where}: choose a smaller region, a faster quality or "
@@ -225,9 +226,6 @@ def explain(error: Exception, device: str) -> str:
             "torch first and open napari from there."
         )
     return f"The run failed: {_first_line(text) or type(error).__name__}."
-
-
-_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory")
 
 
 def _first_line(text: str) -> str:

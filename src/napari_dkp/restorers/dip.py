@@ -63,6 +63,7 @@ class DIPRestorer:
         self._average: Tensor | None = None
         self._level = 0.0
 
+    @torch.enable_grad()
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one gradient step on φ_x under `kernel`, shape (K, K)."""
         image = self._image()
@@ -75,12 +76,9 @@ class DIPRestorer:
         self._optimiser.step()
         self._steps += 1
         image = image.detach()
-        return RestorerStep(
-            image,
-            self._averaged(self._model.crop(image), squared.item()),
-            loss.item(),
-            squared.item() ** 0.5,
-        )
+        loss_value, misfit = torch.stack([loss.detach(), squared.detach()]).tolist()
+        estimate = self._averaged(self._model.crop(image), misfit)
+        return RestorerStep(image, estimate, loss_value, misfit**0.5)
 
     def _image(self) -> Tensor:
         """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""

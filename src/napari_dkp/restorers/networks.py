@@ -90,8 +90,9 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
-        query, key, value = self.embed(x).flatten(2).mT.chunk(3, -1)
-        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # One head: only with its axis do the memory-efficient kernels take over.
+        query, key, value = self.embed(x).flatten(2).mT[:, None].chunk(3, -1)
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
         joined: Tensor = self.join(attended.mT.unflatten(2, x.shape[-2:]))
         return x + joined
 
@@ -104,7 +105,7 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Sk
     channels : of the image.
     shape : of the image network's output, HR pixels.
     """
-    depth = max(1, min(5, int(math.log2(min(shape) / 8)))) if min(shape) >= 16 else 1
+    depth = min(5, max(1, int(math.log2(max(min(shape) / 8, 1)))))
     # Layers draw weights as they are made; `initialise` replaces them, and the caller's random
     # state stays as it was.
     with torch.random.fork_rng(devices=[]):
