@@ -20,13 +20,13 @@ def score(
     folder: Path, name: str, non_blind: bool, settings: dict[str, object]
 ) -> dict[str, float]:
     """Restore one image and score it against its ground truth."""
-    hr, lr = (imread(folder / f"{name}_{kind}.png")[..., :3] for kind in ("hr", "lr"))
+    hr, lr = (imread(folder / f"{name}_{kind}.png") for kind in ("hr", "lr"))
     truth = np.load(folder / f"{name}_kernel.npy")[::-1, ::-1]
     scale = hr.shape[0] // lr.shape[0]
     result = dkp.restore(
         lr,
         scale=scale,
-        axes="YXC",
+        axes="YXC" if lr.ndim == 3 else "YX",
         kernel=truth if non_blind else None,
         kernel_size=truth.shape,
         phase="fkp",

@@ -13,10 +13,10 @@ from napari_dkp.kernel_prior import (
     DynamicKernelPrior,
     KnownKernel,
     contrast_weights,
-    make_generator,
 )
 from napari_dkp.kernels import families, gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
+from napari_dkp.randomness import make_generator
 
 MODEL = Degradation((26, 26), (2, 2), (15, 15))
 CPU = torch.device("cpu")

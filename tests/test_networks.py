@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from napari_dkp.config import DIPConfig
-from napari_dkp.restorers.networks import INPUT_CHANNELS, NonLocalBlock, initialise, make_network
+from napari_dkp.randomness import initialise
+from napari_dkp.restorers.networks import INPUT_CHANNELS, NonLocalBlock, make_network
 
 CONFIGS = {"light": DIPConfig(channels=4), "published": DIPConfig(network="published")}
 

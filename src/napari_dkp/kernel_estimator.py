@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from napari_dkp.config import PKEConfig
 from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.kernels import fix_centroid
-from napari_dkp.restorers.networks import initialise
+from napari_dkp.randomness import initialise
 
 
 class KernelEstimator:

@@ -114,8 +114,3 @@ class KnownKernel:
     def step(self, image: Tensor | None) -> Tensor:
         """Return the PSF, whatever the image."""
         return self._kernel
-
-
-def make_generator(seed: int) -> Generator:
-    """Return a CPU generator: draws are the same on every device."""
-    return torch.Generator().manual_seed(seed)

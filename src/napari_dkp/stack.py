@@ -28,7 +28,8 @@ from napari_dkp.config import (
 )
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, make_generator
+from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
+from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.state import Restoration, State, Stop
 

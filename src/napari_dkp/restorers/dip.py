@@ -9,7 +9,8 @@ from torch.nn import functional
 from napari_dkp.config import DIPConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
-from napari_dkp.restorers.networks import INPUT_CHANNELS, initialise, make_network
+from napari_dkp.randomness import initialise
+from napari_dkp.restorers.networks import INPUT_CHANNELS, make_network
 
 
 class DIPRestorer:

@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from napari_dkp.config import DIPConfig
@@ -117,20 +117,6 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Sk
 
 
 INPUT_CHANNELS = 3
-
-
-def initialise(module: nn.Module, generator: Generator) -> None:
-    """Draw every weight from a generator, by torch's own rule for the layer.
-
-    Uniform in ±1/√fan_in for weights and biases of linear and convolution layers; the global
-    random state is neither read nor moved.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            bound = layer.weight[0].numel() ** -0.5
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            if layer.bias is not None:
-                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
 
 
 def _unit(
