@@ -14,7 +14,7 @@ from time import perf_counter
 
 import torch
 
-from napari_dkp.config import KERNEL_FAMILIES, PRESETS, Settings
+from napari_dkp.config import KERNEL_FAMILIES, PRECISIONS, PRESETS, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import describe_device, resolve_device
 from napari_dkp.engine import KERNEL_EVERY
@@ -52,10 +52,14 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--preset", choices=PRESETS, default="balanced")
     parser.add_argument("--family", choices=KERNEL_FAMILIES, default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     settings = Settings(
-        scale=options.scale, kernel_family=options.family, preset=options.preset
+        scale=options.scale,
+        kernel_family=options.family,
+        preset=options.preset,
+        precision=options.precision,
     ).resolve()
     device = resolve_device(options.device)
     side = options.side // options.scale

@@ -1,8 +1,9 @@
 """Whole runs: axes, planes, units, seeds, stopping, and what cannot be used."""
 
+import inspect
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import dask.array as da
 import numpy as np
@@ -642,3 +643,17 @@ def test_a_result_records_how_it_came_about():
     assert result.seed == 3
     assert result.seconds > 0
     assert len(result.history) == 6
+
+
+def test_restore_shows_every_setting_as_a_keyword():
+    shown = inspect.signature(restore).parameters
+    assert next(iter(shown)) == "image"
+    assert set(shown) == {
+        "image",
+        "kernel",
+        "progress",
+        *(field.name for field in fields(Settings)),
+    }
+    for field in fields(Settings):
+        assert shown[field.name].default == field.default
+        assert shown[field.name].kind is inspect.Parameter.KEYWORD_ONLY

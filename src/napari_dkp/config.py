@@ -191,7 +191,8 @@ class Settings:
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
     method : image restorer.
-    kernel_family : family that kernels are sampled from; "auto" mixes all of them.
+    kernel_family : family that kernels are sampled from; "auto" mixes all of them, motion
+        at a penalty (`RKSConfig.motion_penalty`).
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
     preset : fills `iterations` and the configs below where they are None.
     iterations : image steps per plane.

@@ -35,8 +35,9 @@ def estimate(
 ) -> Estimate:
     """Return the cost of restoring an image.
 
-    The first call for a device and method runs two steps on a small plane, a few tenths of a
-    second; later calls reuse what was found.
+    The first call with such settings runs a few steps on a small plane, some tenths of a second;
+    later calls, for whatever image size, reuse what was found. A run with a known PSF costs a
+    little less than this says.
 
     Parameters
     ----------

@@ -61,7 +61,7 @@ class KernelEstimator:
         Parameters
         ----------
         prior : k_p of RKS, shape (*K,).
-        statistics : of the current image.
+        statistics : of the latest images.
         """
         for _ in range(self._config.steps):
             kernel = self._kernel()

@@ -3,6 +3,7 @@
 Only this module joins restorers, kernel priors and the engine.
 """
 
+import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -384,6 +385,19 @@ def restore(
         for _ in tqdm(run, total=run.n_steps, unit="step", disable=not progress):
             pass
     return run.result()
+
+
+def _spell_out(function: Callable[..., object], like: Callable[..., object]) -> None:
+    """Show the keywords of `like` in place of a function's **settings, to help() and completion."""
+    own = inspect.signature(function)
+    shown = dict(inspect.signature(like).parameters)
+    for parameter in own.parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            shown.setdefault(parameter.name, parameter)
+    vars(function)["__signature__"] = own.replace(parameters=list(shown.values()))
+
+
+_spell_out(restore, like=iter_restore)
 
 
 def guess_axes(shape: Sequence[int]) -> str:
