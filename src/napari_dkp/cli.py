@@ -172,7 +172,9 @@ def demo(
         typer.echo(_figures(restoration, (0.5, 0.5), "source pixels"))
         typer.echo(str(path))
         if viewer and example.has_display():
-            example.show(image, restoration)
+            from napari_dkp._napari.show import show
+
+            show(image, restoration, "microaneurysms")
 
 
 @app.command()

@@ -65,21 +65,6 @@ def has_display() -> bool:
     return desktop and find_spec("napari") is not None
 
 
-def show(lr: np.ndarray, restoration: "Restoration") -> None:
-    """Open napari with source, restored image and kernel; return when it is closed."""
-    import napari
-
-    from napari_dkp._napari.layers import result_layers
-    from napari_dkp._napari.source import source_of
-
-    viewer = napari.Viewer(title="napari-dkp demo")
-    layer = viewer.add_image(lr, name="microaneurysms")
-    for entry in result_layers(source_of(layer), restoration):
-        viewer.add_layer(napari.layers.Layer.create(*entry))
-    viewer.reset_view()
-    napari.run()
-
-
 def _panel(values: np.ndarray, low: float, high: float) -> Image.Image:
     grey = np.clip((values - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
     return Image.fromarray(grey).resize((_PANEL, _PANEL), Image.Resampling.NEAREST)
