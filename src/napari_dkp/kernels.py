@@ -207,7 +207,7 @@ def _published_variance(scale: float) -> Interval:
     """Return [0.175 s, min(2.5 s, 10)]; deblurring at scale 1 has to span the range of x4."""
     if scale == 1:
         return 0.175, 10.0
-    return 0.175 * scale, max(0.175 * scale, min(2.5 * scale, 10.0))
+    return 0.175 * scale, min(2.5 * scale, 10.0)
 
 
 def _spline_basis(knots: int, points: int) -> Tensor:

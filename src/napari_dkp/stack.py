@@ -75,9 +75,9 @@ class Run:
         # Where C (if any), Y and X are in a plane.
         self._order = [plane_axes.index(letter) for letter in "CYX" if letter in plane_axes]
         self._scales = self.settings.scales(len(self._spatial))
-        self._kernel = (
-            None if kernel is None else _checks.psf("kernel", _as_array(kernel), len(self._spatial))
-        )
+        self._kernel: np.ndarray | None = None
+        if kernel is not None:
+            self._kernel = _checks.psf("kernel", _as_array(kernel), len(self._spatial))
         lr_shape = tuple(image.shape[axis] for axis in self._spatial)
         sizes = self.settings.kernel_sizes(len(self._spatial))
         self._model = Degradation(
@@ -97,14 +97,14 @@ class Run:
         self._diverged = False
         self._history: list[float] = []
         self._seconds = 0.0
-        # Arrays in memory are checked before the run starts; lazy planes when they are read.
+        # Arrays in memory and single planes are checked now; lazy planes when they are read.
         if isinstance(image, np.ndarray):
             _checks.finite("image", image)
         if self.n_planes == 1:
             plane = self._read(self._planes[0])
+            _checks.finite("image", plane)
             _checks.varying("image", plane)
-            if plane.dtype.kind != "f" or np.isfinite(plane).all():
-                _checks.within_float32("image", plane)
+            _checks.within_float32("image", plane)
 
     def __iter__(self) -> Generator[State[np.ndarray], None, None]:
         """Run from the start; yield a state per image step."""

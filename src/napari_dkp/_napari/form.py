@@ -165,7 +165,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
     DIPConfig: {
         "network": Entry(
             "Network",
-            "The light one is as good and several times faster.",
+            "The light one is faster; the other is for comparison with the publication.",
             names={"light": "Light", "published": "As published"},
         ),
         "channels": Entry("Channels", "Width of the light network.", 4, 1024),
