@@ -23,6 +23,7 @@ Sampler = Literal["smc", "paper"]
 Weighting = Literal["contrast", "uniform"]
 Distance = Literal["entropy", "squared"]
 NetworkName = Literal["light", "published"]
+OptimiserName = Literal["muon", "adam"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 KERNEL_FAMILIES: tuple[str, ...] = get_args(KernelFamilyName)
@@ -34,6 +35,7 @@ SAMPLERS: tuple[str, ...] = get_args(Sampler)
 DISTANCES: tuple[str, ...] = get_args(Distance)
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
+OPTIMISERS: tuple[str, ...] = get_args(OptimiserName)
 
 MAX_SCALE = 8
 
@@ -154,8 +156,9 @@ class DIPConfig:
     ----------
     network : "light" is narrower, without attention and reflection padding; "published" is the
         paper's 128-channel network.
-    channels : width of the light network.
-    learning_rate : Adam step size in the first half of the run: large steps let the image follow
+    channels : width of the light network's coarse scales; the finest has a quarter of it.
+    optimiser : "muon" for convolutions with Adam for the rest, or, as published, "adam" for all.
+    learning_rate : step size in the first half of the run: large steps let the image follow
         the kernel.
     settling : share of it that is left at the end, after a linear decay over the second half; small
         steps finish the image.
@@ -166,7 +169,8 @@ class DIPConfig:
 
     network: NetworkName = "light"
     channels: int = 64
-    learning_rate: float = 7e-3
+    optimiser: OptimiserName = "muon"
+    learning_rate: float = 2e-2
     settling: float = 0.3
     ssim_fraction: float = 1.0
     gradient_weight: float = 2e-4
@@ -175,6 +179,7 @@ class DIPConfig:
     def __post_init__(self) -> None:
         _checks.choice("network", self.network, NETWORKS)
         _integer(self, "channels", 4, 1024)
+        _checks.choice("optimiser", self.optimiser, OPTIMISERS)
         _number(self, "learning_rate", 1e-8, 1.0)
         _number(self, "settling", 0.0, 1.0)
         _number(self, "ssim_fraction", 0.0, 1.0)
@@ -300,6 +305,7 @@ _PRESETS = {
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",
+            optimiser="adam",
             learning_rate=5e-3,
             settling=1.0,
             ssim_fraction=0.405,

@@ -169,7 +169,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             names={"light": "Light", "published": "As published"},
         ),
         "channels": Entry("Channels", "Width of the light network.", 4, 1024),
-        "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
+        "optimiser": Entry(
+            "Optimiser",
+            "Muon needs a third of the steps; Adam is for comparison with the publication.",
+            names={"muon": "Muon", "adam": "Adam, as published"},
+        ),
+        "learning_rate": Entry("Learning rate", "Step size of the network's fit.", 1e-8, 1),
         "settling": Entry(
             "Settling", "Share of the learning rate that is left at the end of the run.", 0, 1
         ),

@@ -10,7 +10,8 @@ from napari_dkp.config import DIPConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
 from napari_dkp.randomness import initialise
-from napari_dkp.restorers.networks import INPUT_CHANNELS, make_network
+from napari_dkp.restorers.networks import make_network
+from napari_dkp.restorers.optimisers import make_optimisers
 
 
 class DIPRestorer:
@@ -46,8 +47,8 @@ class DIPRestorer:
         self._n_ssim = round(config.ssim_fraction * n_steps)
         self._steps = 0
         shape = model.domain_shape
-        noise = 0.1 * torch.rand(1, INPUT_CHANNELS, *shape, generator=generator)
         network = make_network(config, len(data), shape)
+        noise = 0.1 * torch.rand(1, network.in_channels, *shape, generator=generator)
         initialise(network, generator)
         layout = torch.channels_last
         self._noise = noise.to(data.device, memory_format=layout)
@@ -55,9 +56,7 @@ class DIPRestorer:
         for weight in network.parameters():
             if weight.ndim == 4:
                 weight.data = weight.data.contiguous(memory_format=layout)
-        self._optimiser = torch.optim.Adam(
-            network.parameters(), config.learning_rate, fused=data.device.type != "mps"
-        )
+        self._optimisers = make_optimisers(network, config)
         self._ssim_loss = SSIMLoss(data)
         # The published prior sums over HR pixels and divides by the number of LR samples.
         self._gradient_weight = config.gradient_weight * math.prod(model.scale)
@@ -72,9 +71,11 @@ class DIPRestorer:
         squared = (predicted - self._data).square().mean()
         loss = self._fidelity(predicted, squared) + self._gradient_weight * sparse_gradients(image)
         self._set_learning_rate()
-        self._optimiser.zero_grad(set_to_none=True)
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self._optimiser.step()
+        for optimiser in self._optimisers:
+            optimiser.step()
         self._steps += 1
         image = image.detach()
         loss_value, misfit = torch.stack([loss.detach(), squared.detach()]).tolist()
@@ -97,8 +98,9 @@ class DIPRestorer:
         """Keep it over the first half of the run, then lower it linearly to its last value."""
         done = min(max(2 * self._steps / self._n_steps - 1, 0.0), 1.0)
         share = 1 - done * (1 - self._config.settling)
-        for group in self._optimiser.param_groups:
-            group["lr"] = share * self._config.learning_rate
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = share * self._config.learning_rate
 
     def _averaged(self, image: Tensor, misfit: float) -> Tensor:
         """Return the running mean of the iterates, less those in which the fit slipped."""

@@ -37,6 +37,7 @@ class SkipNetwork(nn.Module):
         attention_from: int | None = None,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         attention = [
             attention_from is not None and scale >= attention_from for scale in range(len(widths))
         ]
@@ -97,7 +98,59 @@ class NonLocalBlock(nn.Module):
         return x + joined
 
 
-def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> SkipNetwork:
+class LightNetwork(nn.Module):
+    """The same hourglass with most of the memory traffic taken out.
+
+    Finer scales have fewer channels; what comes from below is brought to their number before it is
+    upsampled, and the skip branch is added instead of joined. No layer has a channel count that
+    processors do not like, none pads by reflection.
+
+    Parameters
+    ----------
+    in_channels, out_channels : of the noise and of the image.
+    widths : channels per scale, finest first.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.down = nn.ModuleList()
+        self.skip = nn.ModuleList()
+        self.narrow = nn.ModuleList()
+        self.up = nn.ModuleList()
+        incoming = (in_channels, *widths[:-1])
+        outgoing = (*widths[1:], widths[-1])
+        for before, width, below in zip(incoming, widths, outgoing, strict=True):
+            self.skip.append(nn.Conv2d(before, width, 1, bias=False))
+            self.down.append(
+                nn.Sequential(
+                    *_light_unit(before, width, stride=2),
+                    *_light_unit(width, width),
+                )
+            )
+            self.narrow.append(nn.Conv2d(below, width, 1, bias=False))
+            self.up.append(
+                nn.Sequential(nn.BatchNorm2d(width), nn.SiLU(), *_light_unit(width, width))
+            )
+        self.head = nn.Conv2d(widths[0], out_channels, 1)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map noise (B, in_channels, H, W) to logits (B, out_channels, H, W), any H and W."""
+        skips = []
+        x = noise
+        for down, skip in zip(self.down, self.skip, strict=True):
+            skips.append(skip(x))
+            x = down(x)
+        for narrow, up, skipped in zip(
+            reversed(self.narrow), reversed(self.up), reversed(skips), strict=True
+        ):
+            x = functional.interpolate(narrow(x), size=skipped.shape[-2:], mode="bilinear")
+            x = up(x + skipped)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> "SkipNetwork | LightNetwork":
     """Return the image network that the config names, as deep as the image allows.
 
     Parameters
@@ -111,12 +164,10 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Sk
     with torch.random.fork_rng(devices=[]):
         if config.network == "published":
             return SkipNetwork(
-                INPUT_CHANNELS, channels, (128,) * depth, padding="reflect", attention_from=2
+                3, channels, (128,) * depth, padding="reflect", attention_from=2
             )
-        return SkipNetwork(INPUT_CHANNELS, channels, (config.channels,) * depth)
-
-
-INPUT_CHANNELS = 3
+        widths = (max(1, config.channels // 4), max(1, config.channels // 2))
+        return LightNetwork(16, channels, (widths + (config.channels,) * depth)[:depth])
 
 
 def _unit(
@@ -126,3 +177,11 @@ def _unit(
         in_channels, out_channels, taps, stride, padding=taps // 2, padding_mode=padding
     )
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2))
+
+
+def _light_unit(in_channels: int, out_channels: int, stride: int = 1) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.SiLU(),
+    )

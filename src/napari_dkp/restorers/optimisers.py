@@ -1,0 +1,103 @@
+"""How image networks are fitted: Muon for convolutions, Adam for the rest."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from napari_dkp.config import DIPConfig
+
+
+class Muon(Optimizer):
+    """Steps along the nearest orthogonal matrix to the momentum (Jordan 2024).
+
+    A convolution's weight counts as the matrix (out, in·k·k). With all singular values of the step
+    alike, rare directions are learnt as fast as frequent ones: an untrained network forms an image
+    in a third of the steps that Adam takes.
+
+    Parameters
+    ----------
+    weights : parameters of at least two axes.
+    lr : spectral norm of a step, for matrices no taller than wide.
+    momentum : decay of the running mean of gradients.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(weights, {"lr": lr, "momentum": momentum})
+        self._batches: list[tuple[dict[str, Any], list[Tensor], Tensor]] = []
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for weight in group["params"]:
+                alike.setdefault(weight.flatten(1).shape, []).append(weight)
+            for shape, members in alike.items():
+                mean = members[0].new_zeros(len(members), *shape)
+                self._batches.append((group, members, mean))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step; matrices of one shape together."""
+        for group, weights, mean in self._batches:
+            gradient = torch.stack([_matrix(weight.grad) for weight in weights])
+            mean.lerp_(gradient, 1 - group["momentum"])
+            look_ahead = torch.lerp(gradient, mean, group["momentum"])
+            rows, columns = mean.shape[1:]
+            steps = orthogonalised(look_ahead) * max(1.0, rows / columns) ** 0.5
+            for weight, step in zip(weights, steps, strict=True):
+                weight.sub_(group["lr"] * step.reshape(weight.shape))
+
+
+def _matrix(gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        raise ValueError("weights: expected a gradient for each; call backward() first")
+    return gradient.flatten(1)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return matrices of the same singular vectors whose singular values are about 1.
+
+    Newton-Schulz iterations X ← (a + b A + c A²) X with A = X Xᵀ. Polynomials in A commute, so they
+    are gathered on the small side and X is touched twice only.
+
+    Parameters
+    ----------
+    matrices : shape (B, m, n).
+
+    Returns
+    -------
+    Tensor of the same shape; singular values lie in 0.7 to 1.2, those below a thousandth of the
+    Frobenius norm excepted.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    gram = x @ x.mT
+    identity = torch.eye(gram.shape[1], device=x.device, dtype=x.dtype)
+    product = identity
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        a, b, c = _NEWTON_SCHULZ
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return x.mT if tall else x
+
+
+# Steepest at 0 among quintics that keep [0, 1] bounded: values need not become exactly 1.
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_STEPS = 5
+
+
+def make_optimisers(network: nn.Module, config: DIPConfig) -> list[Optimizer]:
+    """Return the optimisers that the config names, each with its share of the parameters."""
+    weights = list(network.parameters())
+    fused = weights[0].device.type != "mps"
+    if config.optimiser == "adam":
+        return [Adam(weights, config.learning_rate, fused=fused)]
+    # The last layer's few rows are the image's channels: nothing to make orthogonal.
+    convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][:-1]
+    matrices = [layer.weight for layer in convolutions]
+    chosen = {id(weight) for weight in matrices}
+    rest = [weight for weight in weights if id(weight) not in chosen]
+    return [Muon(matrices, config.learning_rate), Adam(rest, config.learning_rate, fused=fused)]
