@@ -35,7 +35,7 @@ def test_numpy_numbers_are_stored_as_plain_ones():
         (RKSConfig, {"moves": -1}, ValueError),
         (RKSConfig, {"confidence": 0}, ValueError),
         (RKSConfig, {"draws": 0}, ValueError),
-        (RKSConfig, {"memory": 1.1}, ValueError),
+        (RKSConfig, {"updates": 1}, ValueError),
         (RKSConfig, {"max_sites": 1}, ValueError),
         (RKSConfig, {"gaussian_variance": (5, 1)}, ValueError),
         (RKSConfig, {"gaussian_variance": 3.0}, TypeError),
@@ -139,9 +139,11 @@ def test_the_published_preset_is_the_published_method():
     assert resolved.iterations == 1000
     assert resolved.rks.sampler == "paper"
     assert resolved.rks.draws == 5
-    assert resolved.rks.memory == 0
+    assert (resolved.rks.every, resolved.rks.updates) == (5, None)
     assert resolved.pke.learning_rate == 1e-4
     assert resolved.dip.network == "published"
+    assert resolved.dip.optimiser == "adam"
+    assert (resolved.dip.gradient_weight, resolved.dip.gradient_growth) == (2e-4, 0)
     assert resolved.dip.averaging == 0
 
 

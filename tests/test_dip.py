@@ -121,9 +121,18 @@ def test_the_loss_is_ssim_first_and_squared_error_later():
 def test_the_gradient_prior_adds_to_the_loss():
     """Its weight counts HR pixels per LR sample, as published."""
     plain = restorer(gradient_weight=0.0).step(KERNEL)
-    step = restorer(gradient_weight=0.1).step(KERNEL)
+    step = restorer(gradient_weight=0.1, gradient_growth=0.0).step(KERNEL)
     expected = 0.1 * 4 * sparse_gradients(step.image).item()
     assert step.loss - plain.loss == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_gradient_prior_grows_by_its_power():
+    late = restorer(n_steps=10, gradient_weight=0.1, gradient_growth=2.0, learning_rate=1e-8)
+    plain = restorer(n_steps=10, gradient_weight=0.0, learning_rate=1e-8)
+    for done in range(10):
+        step = late.step(KERNEL)
+        expected = 0.1 * (done / 10) ** 2 * 4 * sparse_gradients(step.image).item()
+        assert step.loss - plain.step(KERNEL).loss == pytest.approx(expected, rel=1e-2, abs=1e-6)
 
 
 def test_estimates_move_towards_each_iterate_ever_more_slowly():

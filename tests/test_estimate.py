@@ -52,11 +52,22 @@ def test_a_second_estimate_probes_no_more(probes):
 
 def test_time_follows_steps_and_planes_and_memory_does_not():
     one = estimate((60, 60), SMALL)
-    long = estimate((60, 60), with_(iterations=400))
+    forever = RKSConfig(particles=8, updates=None)
+    short = estimate((60, 60), with_(iterations=30, rks=forever))
+    long = estimate((60, 60), with_(iterations=300, rks=forever))
     stack = estimate((3, 2, 60, 60), with_(axes="TZYX"))
-    assert long.seconds == pytest.approx(10 * one.seconds)
+    assert long.seconds == pytest.approx(10 * short.seconds)
     assert stack.seconds == pytest.approx(6 * one.seconds)
     assert long.memory == stack.memory == one.memory
+
+
+def test_a_kernel_that_stands_costs_no_more():
+    short, long, longer = (
+        estimate((60, 60), with_(iterations=n, rks=RKSConfig(particles=8, every=2, updates=10)))
+        for n in (20, 40, 60)
+    )
+    assert long.seconds - short.seconds == pytest.approx(longer.seconds - long.seconds)
+    assert longer.seconds < 3 * short.seconds
 
 
 def test_warm_up_is_paid_once_per_plane():

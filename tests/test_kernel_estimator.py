@@ -9,11 +9,7 @@ import torch
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
-from napari_dkp.kernel_prior import (
-    DynamicKernelPrior,
-    KnownKernel,
-    contrast_weights,
-)
+from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
 from napari_dkp.kernels import families, gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
 from napari_dkp.randomness import make_generator
@@ -169,74 +165,19 @@ def test_the_warm_up_looks_at_no_image():
     assert torch.equal(*kernels)
 
 
-class Spy:
-    """A sampler that keeps the statistics it is shown."""
-
-    def __init__(self, seen: list[GramStatistics]) -> None:
-        self._seen = seen
-
-    def step(self, statistics: GramStatistics) -> torch.Tensor:
-        self._seen.append(statistics)
-        return isotropic(2.0)
-
-
-def test_statistics_are_a_running_mean_over_images():
-    """The n-th image enters with weight 1 / (s + m n), s the scale, m the memory."""
-    truth = isotropic(2.0)
-    seen: list[GramStatistics] = []
-    prior = dynamic_prior(truth, memory=0.75, weighting="uniform")
-    prior._sampler = Spy(seen)
-    images = [sharp_image(), sharp_image().flip(-1), sharp_image().flip(-2)]
-    for image in images:
-        prior.step(image)
-    kernels = torch.stack([truth, shaken()])
-    alone = [MODEL.statistics(image, prior._data).misfit(kernels) for image in images]
-    expected = alone[0]
-    for n, misfit in enumerate(alone[1:], start=2):
-        expected = expected + (misfit - expected) / (MODEL.scale[0] + 0.75 * n)
-    torch.testing.assert_close(seen[-1].misfit(kernels), expected, rtol=1e-5, atol=0)
+def test_the_kernel_stands_at_the_mean_of_its_last_third():
+    prior = dynamic_prior(isotropic(2.0), updates=9)
+    images = [sharp_image().roll(shift, -1) for shift in range(12)]
+    kernels = [prior.step(image) for image in images]
+    free = dynamic_prior(isotropic(2.0), updates=None)
+    moving = [free.step(image) for image in images]
+    assert all(torch.equal(*pair) for pair in zip(kernels[:8], moving[:8], strict=True))
+    torch.testing.assert_close(kernels[8], torch.stack(moving[6:9]).mean(0))
+    assert all(torch.equal(kernel, kernels[8]) for kernel in kernels[9:])
+    assert not torch.equal(moving[9], moving[8])
 
 
 def test_a_known_kernel_is_returned_whatever_the_image():
     prior = KnownKernel(shaken())
     assert torch.equal(prior.step(None), shaken())
     assert torch.equal(prior.step(sharp_image()), shaken())
-
-
-def test_contrast_weights_favour_quiet_samples_whatever_the_units():
-    rng = np.random.default_rng(0)
-    data = rng.random((2, 30, 40)).astype(np.float32)
-    data[:, :, :20] *= 0.2
-    weights = contrast_weights(torch.from_numpy(data))
-    assert weights.shape == (30, 40)
-    assert weights.min() > 0
-    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
-    assert weights[:, :12].min() > 2 * weights[:, -12:].max()
-    rescaled = contrast_weights(torch.from_numpy(5 * data - 2))
-    torch.testing.assert_close(rescaled, weights, rtol=1e-3, atol=0)
-
-
-def test_contrast_weights_of_flat_regions_are_bounded():
-    data = torch.zeros(1, 40, 40)
-    data[0, 20, 20] = 1
-    weights = contrast_weights(data)
-    assert torch.isfinite(weights).all()
-    assert weights[0, 0] == weights.max()
-    assert weights[20, 20] < weights.max()
-
-
-def test_contrast_weights_go_into_the_statistics():
-    prior, uniform = (
-        dynamic_prior(isotropic(2.0), weighting=weighting) for weighting in ("contrast", "uniform")
-    )
-    seen = []
-    for source in (prior, uniform):
-        source._sampler = Spy(seen)
-        source.step(sharp_image().flip(-1))
-    kernels = torch.stack([isotropic(2.0), shaken()])
-    image, weights = sharp_image().flip(-1), contrast_weights(prior._data)
-    for statistics, expected in zip(seen, (weights, None), strict=True):
-        torch.testing.assert_close(
-            statistics.misfit(kernels),
-            MODEL.statistics(image, prior._data, expected).misfit(kernels),
-        )

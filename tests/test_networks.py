@@ -6,7 +6,7 @@ from torch import nn
 
 from napari_dkp.config import DIPConfig
 from napari_dkp.randomness import initialise
-from napari_dkp.restorers.networks import INPUT_CHANNELS, NonLocalBlock, make_network
+from napari_dkp.restorers.networks import NonLocalBlock, make_network
 
 CONFIGS = {"light": DIPConfig(channels=4), "published": DIPConfig(network="published")}
 
@@ -15,7 +15,7 @@ CONFIGS = {"light": DIPConfig(channels=4), "published": DIPConfig(network="publi
 @pytest.mark.parametrize("shape", [(3, 3), (4, 7), (15, 16), (17, 33), (31, 18), (32, 50), (3, 64)])
 def test_any_size_comes_out_as_it_went_in(name, shape):
     network = make_network(CONFIGS[name], 2, shape)
-    logits = network(torch.rand(1, INPUT_CHANNELS, *shape))
+    logits = network(torch.rand(1, network.in_channels, *shape))
     assert logits.shape == (1, 2, *shape)
     assert torch.isfinite(logits).all()
     logits.square().mean().backward()

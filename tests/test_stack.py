@@ -136,7 +136,7 @@ def test_planes_are_restored_independently_with_the_same_seed():
 
 def test_channels_share_one_kernel_and_keep_their_order():
     image = picture(3, 12, 12)
-    config = TINY | {"iterations": 80, "dip": DIPConfig(channels=8, averaging=0.5)}
+    config = TINY | {"iterations": 80, "dip": DIPConfig(channels=32, averaging=0.5)}
     point = np.zeros((5, 5))
     point[2, 2] = 1
     result = restore(image, **config, axes="CYX", scale=1, kernel=point)

@@ -20,7 +20,6 @@ Phase = Literal["area", "fkp"]
 Boundary = Literal["free", "circular"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Sampler = Literal["smc", "paper"]
-Weighting = Literal["contrast", "uniform"]
 Distance = Literal["entropy", "squared"]
 NetworkName = Literal["light", "published"]
 OptimiserName = Literal["muon", "adam"]
@@ -33,7 +32,6 @@ BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 DISTANCES: tuple[str, ...] = get_args(Distance)
-WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 OPTIMISERS: tuple[str, ...] = get_args(OptimiserName)
 
@@ -73,9 +71,9 @@ class RKSConfig:
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
     motion_penalty : nats by which a motion family has to beat the Gaussian one ("smc", "auto").
     draws : fresh kernels per outer step ("paper", L of eq. 4).
-    memory : Gram statistics are averaged over `scale + memory * n` outer steps, n the steps so far;
-        0 uses the last image alone.
-    weighting : "contrast" weighs LR samples by inverse local variance; "uniform" as published.
+    every : image steps per kernel update.
+    updates : kernel updates per plane. Once they are done, the kernel stands at the mean of the last
+        third and the image goes on alone; None updates to the end, as published.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
     line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
@@ -85,11 +83,11 @@ class RKSConfig:
     sampler: Sampler = "smc"
     particles: int = 512
     moves: int = 2
-    confidence: float = 1000.0
+    confidence: float = 100.0
     motion_penalty: float = 30.0
     draws: int = 5
-    memory: float = 0.05
-    weighting: Weighting = "contrast"
+    every: int = 3
+    updates: int | None = 40
     max_sites: int = 16384
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
@@ -104,8 +102,9 @@ class RKSConfig:
         _number(self, "confidence", 1e-3)
         _number(self, "motion_penalty", 0.0)
         _integer(self, "draws", 1, 10000)
-        _checks.choice("weighting", self.weighting, WEIGHTINGS)
-        _number(self, "memory", 0.0, 1.0)
+        _integer(self, "every", 1, 10000)
+        if self.updates is not None:
+            _integer(self, "updates", 2)
         _integer(self, "max_sites", 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
@@ -163,17 +162,20 @@ class DIPConfig:
     settling : share of it that is left at the end, after a linear decay over the second half; small
         steps finish the image.
     ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.
-    gradient_weight : weight of the hyper-Laplacian prior on image gradients.
+    gradient_weight : weight of the hyper-Laplacian prior on image gradients at the end of the run.
+    gradient_growth : power of the share of steps done with which that weight comes in; 0, as
+        published, has it in full from the start.
     averaging : decay of the running mean of iterates that is handed out; 0 hands out the last.
     """
 
     network: NetworkName = "light"
-    channels: int = 64
+    channels: int = 128
     optimiser: OptimiserName = "muon"
     learning_rate: float = 2e-2
     settling: float = 0.3
     ssim_fraction: float = 1.0
-    gradient_weight: float = 2e-4
+    gradient_weight: float = 1e-3
+    gradient_growth: float = 2.0
     averaging: float = 0.98
 
     def __post_init__(self) -> None:
@@ -184,6 +186,7 @@ class DIPConfig:
         _number(self, "settling", 0.0, 1.0)
         _number(self, "ssim_fraction", 0.0, 1.0)
         _number(self, "gradient_weight", 0.0)
+        _number(self, "gradient_growth", 0.0, 100.0)
         _number(self, "averaging", 0.0, 0.9999)
 
 
@@ -296,12 +299,12 @@ class _Preset:
 
 
 _PRESETS = {
-    "fast": _Preset(200, dip=DIPConfig(channels=32)),
-    "balanced": _Preset(800),
-    "best": _Preset(1000, dip=DIPConfig(channels=128)),
+    "fast": _Preset(150, dip=DIPConfig(channels=64)),
+    "balanced": _Preset(400),
+    "best": _Preset(800, dip=DIPConfig(channels=192)),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", memory=0.0, weighting="uniform"),
+        rks=RKSConfig(sampler="paper", every=5, updates=None),
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",
@@ -309,6 +312,8 @@ _PRESETS = {
             learning_rate=5e-3,
             settling=1.0,
             ssim_fraction=0.405,
+            gradient_weight=2e-4,
+            gradient_growth=0.0,
             averaging=0.0,
         ),
     ),

@@ -12,7 +12,7 @@ border is invented. Operators act on tensors over the domain; `crop` cuts the fr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from types import EllipsisType
@@ -116,7 +116,6 @@ class Degradation:
         self,
         image: Tensor,
         data: Tensor,
-        weights: Tensor | None = None,
         max_sites: int | None = None,
     ) -> "GramStatistics":
         """Return the statistics in which the misfit of any kernel is a quadratic form.
@@ -125,7 +124,6 @@ class Degradation:
         ----------
         image : shape (..., *domain_shape).
         data : LR samples y, shape (..., *lr_shape).
-        weights : of the squared residual of each LR sample, shape (*lr_shape,); None for 1.
         max_sites : use a regular lattice of at most about so many LR sites; None uses all.
         """
         image = self._interpolate(image.detach())
@@ -139,10 +137,7 @@ class Degradation:
         for axis, (taps, s) in enumerate(zip(self.kernel_shape, self.scale, strict=True)):
             image = image.unfold(1 + axis, taps, s * thin)
         lattice = (slice(None, None, thin),) * self.ndim
-        weights = torch.ones_like(data[0]) if weights is None else weights
-        return GramStatistics.accumulate(
-            image, data[:, *lattice], weights[lattice], self.kernel_shape
-        )
+        return GramStatistics.accumulate(image, data[:, *lattice], self.kernel_shape)
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -232,7 +227,7 @@ class Degradation:
 
 @dataclass(frozen=True, eq=False)
 class GramStatistics:
-    """Sufficient statistics of the misfit: ‖y - P k‖²_w = kᵀGk - 2bᵀk + c, for kernels of sum 1.
+    """Sufficient statistics of the misfit: ‖y - P k‖² = kᵀGk - 2bᵀk + c, for kernels of sum 1.
 
     P holds, per LR sample, the HR pixels that each tap weights. The mean of y is taken off y and
     P alike; it drops out for kernels of sum 1 and keeps the quadratic form well conditioned.
@@ -242,19 +237,19 @@ class GramStatistics:
     gram : G, float64, shape (T, T) over the T = prod(kernel_shape) taps.
     cross : b, float64, shape (T,).
     energy : c, float64 scalar.
-    weight : sum of the samples' weights, float64 scalar; their number where none were given.
+    count : number of samples.
     kernel_shape : taps per spatial axis.
     """
 
     gram: Tensor
     cross: Tensor
     energy: Tensor
-    weight: Tensor
+    count: int
     kernel_shape: tuple[int, ...]
 
     @classmethod
     def accumulate(
-        cls, patches: Tensor, data: Tensor, weights: Tensor, kernel_shape: tuple[int, ...]
+        cls, patches: Tensor, data: Tensor, kernel_shape: tuple[int, ...]
     ) -> "GramStatistics":
         """Sum over samples, a slab at a time to bound memory.
 
@@ -262,7 +257,6 @@ class GramStatistics:
         ----------
         patches : strided view, shape (C, *sites, *kernel_shape), in correlation orientation.
         data : shape (C, *sites).
-        weights : shape (*sites,).
         """
         taps = int(np.prod(kernel_shape))
         home = data.device
@@ -271,41 +265,23 @@ class GramStatistics:
         gram = torch.zeros(taps, taps, dtype=torch.float64, device=double)
         cross = torch.zeros(taps, dtype=torch.float64, device=double)
         mean = data.mean()
-        roots = weights.sqrt()
-        data = (data - mean) * roots
+        data = data - mean
         rows_per_slab = max(1, _SLAB_VALUES // max(1, taps * data[0, 0].numel()))
         for channel in range(data.shape[0]):
-            for slab, values, root in zip(
+            for slab, values in zip(
                 patches[channel].split(rows_per_slab),
                 data[channel].split(rows_per_slab),
-                roots.split(rows_per_slab),
                 strict=True,
             ):
-                rows = (slab.reshape(-1, taps) - mean) * root.reshape(-1, 1)
+                rows = slab.reshape(-1, taps) - mean
                 gram += (rows.T @ rows).to(double, torch.float64)
                 cross += (values.reshape(-1) @ rows).to(double, torch.float64)
         energy = data.to(double, torch.float64).square().sum()
         # Convolution weights the patch in reverse order.
-        weight = len(data) * weights.sum().to(double, torch.float64)
-        return cls(gram.flip(0, 1), cross.flip(0), energy, weight, kernel_shape)
-
-    @property
-    def variance(self) -> Tensor:
-        """Weighted mean square of the data about its mean, float64 scalar."""
-        return self.energy / self.weight
-
-    def lerp(self, other: "GramStatistics", weight: float) -> "GramStatistics":
-        """Return (1 - weight) self + weight other, both of the same data: the expected misfit."""
-        return replace(
-            self,
-            gram=torch.lerp(self.gram, other.gram, weight),
-            cross=torch.lerp(self.cross, other.cross, weight),
-            energy=torch.lerp(self.energy, other.energy, weight),
-            weight=torch.lerp(self.weight, other.weight, weight),
-        )
+        return cls(gram.flip(0, 1), cross.flip(0), energy, data.numel(), kernel_shape)
 
     def misfit(self, kernels: Tensor) -> Tensor:
-        """Return the weighted mean squared residual of each kernel, float64, shape (N,).
+        """Return the mean squared residual of each kernel, float64, shape (N,).
 
         Parameters
         ----------
@@ -313,7 +289,7 @@ class GramStatistics:
         """
         flat = kernels.reshape(kernels.shape[0], -1).to(self.gram)
         quadratic = ((flat @ self.gram) * flat).sum(1) - 2 * (flat @ self.cross) + self.energy
-        return quadratic.clamp_min(0) / self.weight
+        return quadratic.clamp_min(0) / self.count
 
 
 # Float32 values in one slab of patches: 32 MiB.

@@ -47,9 +47,6 @@ class KernelPrior(Protocol):
         """Return a kernel for the image; for None, one that no image has informed."""
 
 
-# Image steps per kernel update, as published.
-KERNEL_EVERY = 5
-
 Array = TypeVar("Array")
 StateGenerator = Generator[State[Array], None, None]
 
@@ -59,7 +56,7 @@ def alternate(
     prior: KernelPrior,
     start: Tensor,
     n_steps: int,
-    kernel_every: int = KERNEL_EVERY,
+    kernel_every: int = 5,
 ) -> StateGenerator[Tensor]:
     """Alternate kernel and image updates (Alg. 2, eqs. 14-16).
 
@@ -68,7 +65,7 @@ def alternate(
     restorer, prior : bound to one LR plane.
     start : image to hand out if already the first step diverges, HR frame.
     n_steps : image steps.
-    kernel_every : image steps per kernel update.
+    kernel_every : image steps per kernel update; 5 as published.
 
     Yields
     ------

@@ -12,7 +12,6 @@ import torch
 from napari_dkp.config import PKEConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
-from napari_dkp.engine import KERNEL_EVERY
 from napari_dkp.stack import build, guess_axes
 
 
@@ -63,10 +62,13 @@ def estimate(
     )
     steps = settings.iterations or 0
     image = probe.image_seconds * max(1.0, pixels / probe.pixels)
-    kernel = probe.kernel_seconds * max(1.0, sites / probe.sites) / KERNEL_EVERY
+    kernel = probe.kernel_seconds * max(1.0, sites / probe.sites)
+    updates = steps // rks.every if rks else 0
+    if rks and rks.updates is not None:
+        updates = min(updates, rks.updates)
     warm_up = probe.warm_up_seconds * (settings.pke.warm_up if settings.pke else 0)
     return Estimate(
-        seconds=planes * (warm_up + steps * (image + kernel)),
+        seconds=planes * (warm_up + steps * image + updates * kernel),
         memory=round(probe.bytes * max(1.0, pixels / probe.pixels)),
     )
 

@@ -58,8 +58,7 @@ class SMCSampler:
 
     Each part follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
     β = confidence / min E: the residual of an unfinished image is model error rather than noise,
-    so a doubled misfit counts as so many nats whatever the number of pixels, and as fewer as long
-    as the image has not taken shape and hardly any kernel could be told from another. A step
+    so a doubled misfit counts as so many nats whatever the number of pixels. A step
     reweights the population from the last target to the new one (as far as half of the effective
     sample allows), resamples, and moves it by differential-evolution Metropolis steps.
     """
@@ -94,8 +93,7 @@ class SMCSampler:
             part.score(statistics)
         best = torch.stack([part.misfit.min() for part in self._parts]).min()
         best = best.clamp_min(_MISFIT_FLOOR)
-        formed = (_FORMED * statistics.variance.to(best) / best).clamp_max(1)
-        target = self._config.confidence * formed / best
+        target = self._config.confidence / best
         # One temperature for all, or evidences could not be compared; families that are out of the
         # running do not hold it up.
         likely = self._log_posterior() > self._log_posterior().max() - _OUT_OF_THE_RUNNING
@@ -184,8 +182,6 @@ class _Population:
 
 # Keeps weights finite when a kernel fits exactly (delta of eq. 6), in normalised intensity squared.
 _MISFIT_FLOOR = 1e-10
-# An image whose residual is no more of the data's variance than this has taken shape.
-_FORMED = 0.01
 # Nats below the likeliest family.
 _OUT_OF_THE_RUNNING = 20.0
 # Standard deviation of the random part of a move, in cube units.

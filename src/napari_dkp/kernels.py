@@ -162,13 +162,13 @@ def _gaussian_family(model: Degradation, config: RKSConfig) -> KernelFamily:
 
 
 def _line_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """Length and width log-uniform, angle uniform over half a turn."""
+    """Squared length uniform as variances are, angle over half a turn, width log-uniform."""
     longest = 0.85 * min(model.kernel_shape)
     length = config.line_length or (min(2.0, 0.5 * longest), longest)
 
     def render(points: Tensor) -> Tensor:
         return line(
-            _log_uniform(points[:, 0], length),
+            _root_uniform(points[:, 0], length),
             math.pi * points[:, 1],
             _log_uniform(points[:, 2], config.line_width),
             model.kernel_shape,
@@ -192,7 +192,7 @@ def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
         knots = torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
         path = basis.to(points) @ knots
         span = (path.amax(1) - path.amin(1)).norm(dim=1).clamp_min(1e-3)
-        path = path * (_log_uniform(points[:, n_steps], extent) / span)[:, None, None]
+        path = path * (_root_uniform(points[:, n_steps], extent) / span)[:, None, None]
         width = _log_uniform(points[:, n_steps + 1], config.path_width)
         return trajectory(path, width, model.kernel_shape, model.kernel_centre)
 
@@ -226,6 +226,12 @@ def _spline_basis(knots: int, points: int) -> Tensor:
         index = (segment.long() + shift).clamp(0, knots - 1)
         basis.scatter_add_(1, index[:, None], weight[:, None])
     return basis.float()
+
+
+def _root_uniform(points: Tensor, interval: Interval) -> Tensor:
+    """Map uniform points to lengths whose squares are uniform: as wide at first as the optics."""
+    low, high = interval
+    return torch.sqrt(low**2 + (high**2 - low**2) * points)
 
 
 def _log_uniform(points: Tensor, interval: Interval) -> Tensor:

@@ -178,7 +178,8 @@ class Run:
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
         restorer, prior = build(self._model, data, scaling.bounds, self.settings, self._kernel)
         start = self._model.upsample(data)
-        for state in engine.alternate(restorer, prior, start, self._steps_per_plane):
+        every = self.settings.rks.every if self.settings.rks else 1
+        for state in engine.alternate(restorer, prior, start, self._steps_per_plane, every):
             yield State(
                 step=state.step,
                 n_steps=state.n_steps,

@@ -126,16 +126,9 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             1e6,
         ),
         "draws": Entry("Draws", "Fresh kernels per step, sampler 'As published'.", 1, 10000),
-        "memory": Entry(
-            "Memory",
-            "Share of the steps so far whose images judge the kernels; 0: the last one only.",
-            0,
-            1,
-        ),
-        "weighting": Entry(
-            "Weighting",
-            "How pixels judge the kernels: weighed by inverse local contrast, or all alike.",
-            names={"contrast": "By contrast", "uniform": "As published"},
+        "every": Entry("Steps between", "Image steps from one kernel update to the next.", 1),
+        "updates": Entry(
+            "Kernel updates", "After so many the kernel stands; none: to the end of the run.", 2
         ),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
@@ -186,6 +179,9 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "gradient_weight": Entry(
             "Smoothness", "Weight of the prior on image gradients; 0 leaves it out.", 0, 1e6
+        ),
+        "gradient_growth": Entry(
+            "Smoothness later", "How late in the run smoothness counts; 0: from the start.", 0, 100
         ),
         "averaging": Entry(
             "Averaging",

@@ -69,7 +69,10 @@ class DIPRestorer:
         image = self._image()
         predicted = self._model.forward(image, kernel)
         squared = (predicted - self._data).square().mean()
-        loss = self._fidelity(predicted, squared) + self._gradient_weight * sparse_gradients(image)
+        # The prior comes in late: it flattens the image, which would narrow a kernel still sought.
+        done = self._steps / self._n_steps
+        prior_weight = self._gradient_weight * done**self._config.gradient_growth
+        loss = self._fidelity(predicted, squared) + prior_weight * sparse_gradients(image)
         self._set_learning_rate()
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)

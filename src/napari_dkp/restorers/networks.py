@@ -166,7 +166,7 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> "S
             return SkipNetwork(
                 3, channels, (128,) * depth, padding="reflect", attention_from=2
             )
-        widths = (max(1, config.channels // 4), max(1, config.channels // 2))
+        widths = (max(2, config.channels // 4), max(2, config.channels // 2))
         return LightNetwork(16, channels, (widths + (config.channels,) * depth)[:depth])
 
 
