@@ -52,7 +52,7 @@ def test_a_second_estimate_probes_no_more(probes):
 
 def test_time_follows_steps_and_planes_and_memory_does_not():
     one = estimate((60, 60), SMALL)
-    forever = RKSConfig(particles=8, updates=None)
+    forever = RKSConfig(particles=8, updates=10**6)
     short = estimate((60, 60), with_(iterations=30, rks=forever))
     long = estimate((60, 60), with_(iterations=300, rks=forever))
     stack = estimate((3, 2, 60, 60), with_(axes="TZYX"))

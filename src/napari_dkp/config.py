@@ -72,8 +72,8 @@ class RKSConfig:
     motion_penalty : nats by which a motion family has to beat the Gaussian one ("smc", "auto").
     draws : fresh kernels per outer step ("paper", L of eq. 4).
     every : image steps per kernel update.
-    updates : kernel updates per plane. Once they are done, the kernel stands at the mean of the last
-        third and the image goes on alone; None updates to the end, as published.
+    updates : kernel updates per plane. Once they are done, the kernel stands at the mean of their
+        last third and the image goes on alone.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
     line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
@@ -87,7 +87,7 @@ class RKSConfig:
     motion_penalty: float = 30.0
     draws: int = 5
     every: int = 3
-    updates: int | None = 40
+    updates: int = 40
     max_sites: int = 16384
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
@@ -103,8 +103,7 @@ class RKSConfig:
         _number(self, "motion_penalty", 0.0)
         _integer(self, "draws", 1, 10000)
         _integer(self, "every", 1, 10000)
-        if self.updates is not None:
-            _integer(self, "updates", 2)
+        _integer(self, "updates", 2)
         _integer(self, "max_sites", 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
@@ -290,6 +289,10 @@ class Settings:
         return cls(**values)
 
 
+# Kernel updates: more than any run has.
+_NEVER_DONE = 10**9
+
+
 @dataclass(frozen=True)
 class _Preset:
     iterations: int
@@ -304,7 +307,7 @@ _PRESETS = {
     "best": _Preset(800, dip=DIPConfig(channels=192)),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", every=5, updates=None),
+        rks=RKSConfig(sampler="paper", every=5, updates=_NEVER_DONE),
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",

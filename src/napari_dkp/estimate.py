@@ -63,9 +63,7 @@ def estimate(
     steps = settings.iterations or 0
     image = probe.image_seconds * max(1.0, pixels / probe.pixels)
     kernel = probe.kernel_seconds * max(1.0, sites / probe.sites)
-    updates = steps // rks.every if rks else 0
-    if rks and rks.updates is not None:
-        updates = min(updates, rks.updates)
+    updates = min(steps // rks.every, rks.updates) if rks else 0
     warm_up = probe.warm_up_seconds * (settings.pke.warm_up if settings.pke else 0)
     return Estimate(
         seconds=planes * (warm_up + steps * image + updates * kernel),

@@ -59,8 +59,6 @@ class DynamicKernelPrior:
         statistics = self._model.statistics(image, self._data, max_sites=self._max_sites)
         kernel = self._estimator.step(self._sampler.step(statistics), statistics).to(self._data)
         self._steps += 1
-        if self._updates is None:
-            return kernel
         if self._steps > _SETTLED * self._updates:
             self._late.append(kernel)
         if self._steps == self._updates:

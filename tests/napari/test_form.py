@@ -84,4 +84,4 @@ def test_every_field_is_explained_in_a_sentence():
 def test_numbers_are_written_short(qtbot):
     form = Form(DIPConfig)
     qtbot.addWidget(form)
-    assert form.editors["gradient_weight"].text() == "0.0002"
+    assert form.editors["gradient_weight"].text() == "0.001"

@@ -127,9 +127,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "draws": Entry("Draws", "Fresh kernels per step, sampler 'As published'.", 1, 10000),
         "every": Entry("Steps between", "Image steps from one kernel update to the next.", 1),
-        "updates": Entry(
-            "Kernel updates", "After so many the kernel stands; none: to the end of the run.", 2
-        ),
+        "updates": Entry("Kernel updates", "After so many the kernel stands.", 2),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),

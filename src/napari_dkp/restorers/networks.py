@@ -150,7 +150,9 @@ class LightNetwork(nn.Module):
         return logits
 
 
-def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> "SkipNetwork | LightNetwork":
+def make_network(
+    config: DIPConfig, channels: int, shape: tuple[int, ...]
+) -> "SkipNetwork | LightNetwork":
     """Return the image network that the config names, as deep as the image allows.
 
     Parameters
@@ -163,9 +165,7 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> "S
     # state stays as it was.
     with torch.random.fork_rng(devices=[]):
         if config.network == "published":
-            return SkipNetwork(
-                3, channels, (128,) * depth, padding="reflect", attention_from=2
-            )
+            return SkipNetwork(3, channels, (128,) * depth, padding="reflect", attention_from=2)
         widths = (max(2, config.channels // 4), max(2, config.channels // 2))
         return LightNetwork(16, channels, (widths + (config.channels,) * depth)[:depth])
 

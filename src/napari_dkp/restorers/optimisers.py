@@ -80,8 +80,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product
         gram = factor @ gram @ factor
-    x = product @ x
-    return x.mT if tall else x
+    orthogonal: Tensor = product @ x
+    return orthogonal.mT if tall else orthogonal
 
 
 # Steepest at 0 among quintics that keep [0, 1] bounded: values need not become exactly 1.
