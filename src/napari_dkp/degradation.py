@@ -99,8 +99,11 @@ class Degradation:
 
     def forward(self, image: Tensor, kernel: Tensor) -> Tensor:
         """Return A x: (..., *domain_shape) blurred and decimated to (..., *lr_shape)."""
-        spectrum = torch.fft.rfftn(image, s=self._fft_shape, dim=self._axes)
-        spectrum = spectrum * self._transfer(kernel)
+        return self.forward_by(self.transfer(kernel), image)
+
+    def forward_by(self, transfer: Tensor, image: Tensor) -> Tensor:
+        """Return A x for the kernel of this `transfer`, which may serve many images."""
+        spectrum = torch.fft.rfftn(image, s=self._fft_shape, dim=self._axes) * transfer
         blurred: Tensor = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
         return blurred[self._sites]
 
@@ -108,9 +111,24 @@ class Degradation:
         """Return A^T r: (..., *lr_shape) to (..., *domain_shape)."""
         raised = residual.new_zeros(*residual.shape[: -self.ndim], *self._fft_shape)
         raised[self._sites] = residual
-        spectrum = torch.fft.rfftn(raised, dim=self._axes) * self._transfer(kernel).conj()
+        spectrum = torch.fft.rfftn(raised, dim=self._axes) * self.transfer(kernel).conj()
         image = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
         return _window(image, (0,) * self.ndim, self.domain_shape)
+
+    def transfer(self, kernel: Tensor) -> Tensor:
+        """Return the transfer function of a kernel; the grid's offset puts sample 0 at index 0."""
+        for axis, between in zip(self._axes, self._between, strict=True):
+            if between:
+                zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
+                kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
+        for axis, n in zip(self._axes, self._fft_shape, strict=True):
+            kernel = _wrapped(kernel, axis, n)
+        offset = [
+            -(first + before + reach - 1)
+            for first, before, reach in zip(self._first, self._before, self._reach, strict=True)
+        ]
+        transfer: Tensor = torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
+        return transfer
 
     def statistics(
         self,
@@ -188,21 +206,6 @@ class Degradation:
     def _sites(self) -> tuple[EllipsisType | slice, ...]:
         sites = (slice(0, n, s) for n, s in zip(self.hr_shape, self.scale, strict=True))
         return (..., *sites)
-
-    def _transfer(self, kernel: Tensor) -> Tensor:
-        """Return the transfer function, with the grid offset that puts sample 0 at index 0."""
-        for axis, between in zip(self._axes, self._between, strict=True):
-            if between:
-                zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
-                kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
-        for axis, n in zip(self._axes, self._fft_shape, strict=True):
-            kernel = _wrapped(kernel, axis, n)
-        offset = [
-            -(first + before + reach - 1)
-            for first, before, reach in zip(self._first, self._before, self._reach, strict=True)
-        ]
-        transfer: Tensor = torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
-        return transfer
 
     def _interpolate(self, image: Tensor) -> Tensor:
         """Average neighbours along the axes on which samples fall between HR pixels."""

@@ -60,14 +60,18 @@ class DIPRestorer:
         self._ssim_loss = SSIMLoss(data)
         # The published prior sums over HR pixels and divides by the number of LR samples.
         self._gradient_weight = config.gradient_weight * math.prod(model.scale)
+        self._kernel: Tensor | None = None
+        self._transfer = torch.empty(0)
         self._average: Tensor | None = None
         self._level = 0.0
 
     @torch.enable_grad()
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one gradient step on φ_x under `kernel`, shape (K, K)."""
+        if kernel is not self._kernel:
+            self._kernel, self._transfer = kernel, self._model.transfer(kernel)
         image = self._image()
-        predicted = self._model.forward(image, kernel)
+        predicted = self._model.forward_by(self._transfer, image)
         squared = (predicted - self._data).square().mean()
         # The prior comes in late: it flattens the image, which would narrow a kernel still sought.
         done = self._steps / self._n_steps
