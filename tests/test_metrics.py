@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_dkp.metrics import kernel_ncc, kernel_psnr, luma, psnr, ssim
+from napari_dkp.metrics import aligned_psnr, kernel_ncc, kernel_psnr, luma, psnr, ssim
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -43,6 +43,25 @@ def test_psnr_leaves_out_the_border():
 def test_psnr_does_not_wrap_integers():
     low, high = np.full((4, 4), 10, np.uint8), np.full((4, 4), 20, np.uint8)
     assert psnr(low, high) == psnr(high, low) == pytest.approx(20 * math.log10(25.5))
+
+
+@pytest.mark.parametrize("shift", [(0.4, -1.2), (-0.75, 0.0)])
+def test_aligned_psnr_undoes_a_shift_of_a_fraction_of_a_pixel(shift):
+    truth = 255 * ndimage.gaussian_filter(noise(48, 52), 2, mode="wrap")
+    moved = np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(truth), shift)).real
+    score, found = aligned_psnr(moved, truth, border=4)
+    assert found == pytest.approx((-shift[0], -shift[1]), abs=0.01)
+    assert score > psnr(moved, truth, 4) + 10
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.5])
+def test_aligned_psnr_is_never_below_the_raw_one_and_stays_in_reach(reach):
+    truth = noise(24, 24) * 255
+    for image in (noise(24, 24, seed=1) * 255, np.roll(truth, 3, 1)):
+        score, found = aligned_psnr(image, truth, 2, reach=reach)
+        assert score >= psnr(image, truth, 2)
+        assert max(map(abs, found)) <= reach
+    assert aligned_psnr(truth, truth) == (math.inf, (0.0, 0.0))
 
 
 @pytest.mark.parametrize("border", [0, 3])
