@@ -1,34 +1,134 @@
-"""Time the parts of a run, as shares of an image step measured in the same process.
+"""Time the parts of a run over image sizes, precisions and devices.
 
-    python -m benchmarks.speed [--side 256] [--scale 4] [--preset balanced] [--device cpu]
+    python -m benchmarks.speed [--sides 128 256 512 1024] [--precisions float32 bfloat16]
 
-Prints seconds per image step, the share of a step that RKS and PKE add, and what importing costs.
+Writes NAME.json and NAME.md after every configuration; one that is in there already is not
+measured again. The columns are explained in the README.
 """
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.records import (
+    Results,
+    Run,
+    code_version,
+    describe_machine,
+    in_fresh_process,
+    peak_memory,
+    table,
+)
 from napari_dkp.config import KERNEL_FAMILIES, PRECISIONS, PRESETS, Settings
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import describe_device, resolve_device
-from napari_dkp.engine import KERNEL_EVERY
+from napari_dkp.device import resolve_device, resolve_precision
+from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.stack import build
 
 
-def seconds(call: Callable[[], object], device: torch.device, repeats: int = 9) -> float:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, measure what is missing, write."""
+    options = _parser().parse_args(arguments)
+    devices = [str(resolve_device(name)) for name in options.devices]
+    results = Results(options.output, "speed", describe_machine(devices), tables)
+    for device, precision, side in product(devices, options.precisions, options.sides):
+        settings = Settings(
+            scale=options.scale,
+            kernel_family=options.family,
+            preset=options.preset,
+            boundary="circular",
+            device=device,
+            precision=precision,
+        ).resolve()
+        run: Run = {
+            "what": {
+                "device": device,
+                "precision": precision,
+                "preset": options.preset,
+                "channels": options.channels,
+                "side": side,
+            },
+            "settings": settings.to_dict(),
+            "commit": options.commit or code_version(),
+        }
+        label = f"{device}  {precision}  {side}²"
+        if run in results:
+            print(f"{label}  is there", flush=True)
+            continue
+        figures = in_fresh_process(measure, settings, side, options.channels, options.repeats)
+        results.add({**run, "figures": figures})
+        print(f"{label}  {figures['image step']:.4f} s per step", flush=True)
+    print(f"import napari_dkp  {import_seconds('import napari_dkp'):.3f} s")
+
+
+def measure(settings: Settings, side: int, channels: int, repeats: int) -> dict[str, Any]:
+    """Time image and kernel steps on random data, and hold them against the machine's best."""
+    device = torch.device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    figures = _time_steps(settings, side, channels, repeats)
+    image_step, kernel_step = figures["image step"], figures["kernel step"]
+    flop_rate = _flop(replace(settings, precision="float32"), side, channels) / image_step
+    return figures | {
+        "kernel share": kernel_share(settings, image_step, kernel_step),
+        "ns per pixel": 1e9 * image_step / side**2,
+        "FLOP per second": flop_rate,
+        "share of peak": flop_rate / matmul_rate(device, precision),
+        "precision": str(precision).removeprefix("torch."),
+    }
+
+
+def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> dict[str, float]:
+    """Return seconds per step and the bytes that it took."""
+    device = torch.device(settings.device)
+    restorer, prior = _parts(settings, side, channels)
+    began = perf_counter()
+    kernel = prior.step(None)
+    _finish(device)
+    warm_up = perf_counter() - began
+    image = restorer.step(kernel).image
+    return {
+        "image step": seconds(lambda: restorer.step(kernel), device, repeats),
+        "kernel step": seconds(lambda: prior.step(image), device, repeats),
+        "kernel warm-up": warm_up,
+        "peak memory": peak_memory(device),
+    }
+
+
+def kernel_share(settings: Settings, image_step: float, kernel_step: float) -> float:
+    """Return the share of RKS and PKE in the steps of a whole run."""
+    if settings.rks is None or settings.iterations is None:
+        raise ValueError("settings: expected resolved settings; got some with open fields")
+    updates = min(settings.rks.updates, (settings.iterations - 1) // settings.rks.every)
+    kernel_seconds = updates * kernel_step
+    return kernel_seconds / (settings.iterations * image_step + kernel_seconds)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """Return FLOP per second of a large matrix product: what the machine reaches at its best."""
+    n = 8192 if device.type == "cuda" else 2048
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        torch.set_float32_matmul_precision("high")  # TF32, which convolutions then use as well
+    first, second = torch.rand(2, n, n, device=device).to(dtype)
+    return 2 * n**3 / seconds(lambda: first @ second, device, repeats)
+
+
+def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Return the median time of a call after two warm-up calls."""
     times = []
     for _ in range(repeats + 2):
         began = perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        _finish(device)
         times.append(perf_counter() - began)
     return median(times[2:])
 
@@ -44,40 +144,96 @@ def import_seconds(statement: str) -> float:
     return median(spawn(statement) - spawn("pass") for _ in range(5))
 
 
-def main() -> None:
-    """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=256, help="HR pixels")
+def tables(runs: Sequence[Run]) -> str:
+    """Return Markdown, one line per configuration."""
+    lines = []
+    for run in sorted(runs, key=lambda run: tuple(run["what"].values())):
+        what, figures = run["what"], run["figures"]
+        lines.append(
+            [
+                what["device"],
+                figures["precision"],
+                what["preset"],
+                str(what["side"]),
+                f"{figures['image step']:.4f}",
+                f"{figures['ns per pixel']:.0f}",
+                f"{figures['kernel step']:.4f}",
+                f"{figures['kernel warm-up']:.2f}",
+                f"{figures['kernel share']:.1%}",
+                f"{figures['peak memory'] / 2**30:.2f}",
+                f"{figures['FLOP per second'] / 1e12:.3g}",
+                f"{figures['share of peak']:.0%}",
+            ]
+        )
+    return table(_COLUMNS, lines)
+
+
+_COLUMNS = (
+    "device",
+    "precision",
+    "preset",
+    "HR side",
+    "s per image step",
+    "ns per pixel",
+    "s per kernel step",
+    "warm-up s",
+    "kernel share",
+    "peak GiB",
+    "TFLOP/s",
+    "of peak",
+)
+
+
+def _parts(settings: Settings, side: int, channels: int) -> tuple[ImageRestorer, KernelPrior]:
+    """Return restorer and prior for random data; the prior goes on for as long as it is asked."""
+    if settings.rks is None:
+        raise ValueError("settings: expected resolved settings; got some with open fields")
+    scales = settings.scales(2)
+    lr_shape = tuple(side // scale for scale in scales)
+    sizes = settings.kernel_sizes(2)
+    model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(channels, *lr_shape, generator=generator).to(settings.device)
+    unending = replace(settings, rks=replace(settings.rks, updates=10**9))
+    return build(model, data, (0.0, 1.0), unending)
+
+
+def _flop(settings: Settings, side: int, channels: int) -> int:
+    """Count the multiplications and additions of one image step; FFTs are not counted."""
+    restorer, prior = _parts(settings, side, channels)
+    kernel = prior.step(None)
+    with FlopCounterMode(display=False) as counter:
+        restorer.step(kernel)
+    return int(counter.get_total_flops())
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for what a device still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=[128, 256, 512, 1024], help="HR pixels"
+    )
+    parser.add_argument(
+        "--precisions", nargs="+", choices=PRECISIONS, default=["float32", "bfloat16"]
+    )
+    parser.add_argument("--devices", nargs="+", default=["auto"])
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--preset", choices=PRESETS, default="balanced")
     parser.add_argument("--family", choices=KERNEL_FAMILIES, default="auto")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
-    settings = Settings(
-        scale=options.scale,
-        kernel_family=options.family,
-        preset=options.preset,
-        precision=options.precision,
-    ).resolve()
-    device = resolve_device(options.device)
-    side = options.side // options.scale
-    model = Degradation(
-        (side, side), settings.scales(2), settings.kernel_sizes(2), boundary="circular"
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--commit", help="name of the code where there is no git to ask")
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results/speed"), metavar="NAME"
     )
-    generator = torch.Generator().manual_seed(0)
-    data = torch.rand(options.channels, side, side, generator=generator).to(device)
-    restorer, prior = build(model, data, (0.0, 1.0), settings)
-    kernel = prior.step(None)
-    image = restorer.step(kernel).image
-    image_step = seconds(lambda: restorer.step(kernel), device)
-    kernel_step = seconds(lambda: prior.step(image), device) / KERNEL_EVERY
-    print(f"device          {describe_device(device)}")
-    print(f"image step      {image_step:.4f} s  ({options.side}² HR, preset {options.preset})")
-    share = kernel_step / (image_step + kernel_step)
-    print(f"RKS + PKE       {kernel_step:.4f} s per image step, {share:.1%} of the whole")
-    print(f"import          {import_seconds('import napari_dkp'):.3f} s for napari_dkp")
+    return parser
 
 
 if __name__ == "__main__":
