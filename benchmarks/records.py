@@ -87,7 +87,7 @@ def describe_machine(devices: Sequence[str]) -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "devices": [describe_device(device) for device in devices],
+        "devices": " and ".join(describe_device(device) for device in devices),
     }
 
 
