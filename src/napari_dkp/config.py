@@ -87,7 +87,7 @@ class RKSConfig:
     motion_penalty: float = 30.0
     draws: int = 5
     every: int = 3
-    updates: int = 40
+    updates: int = 60
     max_sites: int = 16384
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
@@ -168,7 +168,7 @@ class DIPConfig:
     """
 
     network: NetworkName = "light"
-    channels: int = 128
+    channels: int = 64
     optimiser: OptimiserName = "muon"
     learning_rate: float = 2e-2
     settling: float = 0.3
@@ -302,9 +302,9 @@ class _Preset:
 
 
 _PRESETS = {
-    "fast": _Preset(150, dip=DIPConfig(channels=64)),
+    "fast": _Preset(200, dip=DIPConfig(channels=32)),
     "balanced": _Preset(400),
-    "best": _Preset(800, dip=DIPConfig(channels=192)),
+    "best": _Preset(800, dip=DIPConfig(channels=128)),
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", every=5, updates=_NEVER_DONE),

@@ -272,7 +272,7 @@ def test_snippet_names_only_what_differs(fake_run):
     image, _ = restored(
         Image(picture(40, 40), name="a 'b'"),
         preset="fast",
-        iterations=150,
+        iterations=200,
         region=((0, 20), (0, 20)),
     )
     text = snippet(image)
