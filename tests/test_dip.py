@@ -108,6 +108,16 @@ def test_the_residual_is_that_of_the_image():
         assert step.residual == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_a_new_kernel_is_used_at_once():
+    dip = restorer()
+    other = torch.zeros(5, 5)
+    other[0, 3] = 1
+    for kernel in (KERNEL, other, KERNEL):
+        step = dip.step(kernel)
+        expected = (MODEL.forward(step.image, kernel) - data()).square().mean().sqrt()
+        assert step.residual == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_the_loss_is_ssim_first_and_squared_error_later():
     dip = restorer(n_steps=10, ssim_fraction=0.4, gradient_weight=0.0)
     steps = [dip.step(KERNEL) for _ in range(10)]

@@ -32,6 +32,22 @@ def test_orthogonalised_does_not_mix_the_batch_and_ignores_scale():
     torch.testing.assert_close(orthogonalised(1e-6 * matrices), alone, atol=1e-4, rtol=1e-4)
 
 
+def test_orthogonalised_bears_matrices_of_low_rank_and_coarse_products(monkeypatch):
+    """Products rounded to ten bits, as in TF32, must not raise directions that are not there."""
+    matrices = random(2, 8, 2) @ random(2, 2, 20, seed=1)
+    product = torch.Tensor.__matmul__
+
+    def coarse(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        step = 2.0**-10
+        mantissa, exponent = torch.frexp(product(a, b))
+        return torch.ldexp(torch.round(mantissa / step) * step, exponent)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", coarse)
+    steps = orthogonalised(matrices)
+    monkeypatch.undo()
+    assert torch.linalg.svdvals(steps).max() < 1.4
+
+
 def test_orthogonalised_of_zero_is_zero():
     assert torch.equal(orthogonalised(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
 

@@ -67,10 +67,10 @@ class RKSConfig:
     ----------
     sampler : "smc" scores a population on Gram statistics; "paper" reweights a few fresh draws.
     particles : kernels in the population ("smc").
-    moves : Metropolis moves per particle and outer step ("smc").
+    moves : Metropolis moves per particle and kernel update ("smc").
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
     motion_penalty : nats by which a motion family has to beat the Gaussian one ("smc", "auto").
-    draws : fresh kernels per outer step ("paper", L of eq. 4).
+    draws : fresh kernels per kernel update ("paper", L of eq. 4).
     every : image steps per kernel update.
     updates : kernel updates per plane. Once they are done, the kernel stands at the mean of their
         last third and the image goes on alone.
@@ -81,14 +81,14 @@ class RKSConfig:
     """
 
     sampler: Sampler = "smc"
-    particles: int = 512
+    particles: int = 256
     moves: int = 2
     confidence: float = 100.0
     motion_penalty: float = 30.0
     draws: int = 5
-    every: int = 3
-    updates: int = 60
-    max_sites: int = 16384
+    every: int = 5
+    updates: int = 36
+    max_sites: int = 2048
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
     line_width: Interval = (0.3, 1.0)
@@ -121,7 +121,7 @@ class PKEConfig:
     hidden : units of each hidden layer.
     learning_rate : Adam step size, shared by both terms.
     warm_up : steps on random kernels before the image is looked at.
-    steps : Langevin steps per outer step.
+    steps : Langevin steps per kernel update.
     distance : from the network's kernel to the sampled one: "entropy" or, as published, "squared".
     data_weight : step size of the data term relative to that of the prior term
         (gamma_1 / gamma_2 of eq. 12).
@@ -130,7 +130,7 @@ class PKEConfig:
     hidden: tuple[int, ...] = (1000,)
     learning_rate: float = 1e-3
     warm_up: int = 200
-    steps: int = 5
+    steps: int = 4
     distance: Distance = "entropy"
     data_weight: float = 0.2
 
@@ -154,7 +154,8 @@ class DIPConfig:
     ----------
     network : "light" is narrower, without attention and reflection padding; "published" is the
         paper's 128-channel network.
-    channels : width of the light network's coarse scales; the finest has a quarter of it.
+    channels : width of the light network's coarse scales; the finest has a quarter of it, the next
+        one half.
     optimiser : "muon" for convolutions with Adam for the rest, or, as published, "adam" for all.
     learning_rate : step size in the first half of the run: large steps let the image follow
         the kernel.
@@ -289,8 +290,8 @@ class Settings:
         return cls(**values)
 
 
-# Kernel updates: more than any run has.
-_NEVER_DONE = 10**9
+# Kernel updates and LR samples: more than any run has.
+_NEVER_DONE = _ALL_SITES = 10**9
 
 
 @dataclass(frozen=True)
@@ -307,7 +308,7 @@ _PRESETS = {
     "best": _Preset(800, dip=DIPConfig(channels=128)),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", every=5, updates=_NEVER_DONE),
+        rks=RKSConfig(sampler="paper", updates=_NEVER_DONE, max_sites=_ALL_SITES),
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",

@@ -61,7 +61,7 @@ class KernelEstimator:
         Parameters
         ----------
         prior : k_p of RKS, shape (*K,).
-        statistics : of the latest images.
+        statistics : of the latest image.
         """
         for _ in range(self._config.steps):
             kernel = self._kernel()

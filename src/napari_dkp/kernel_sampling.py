@@ -1,6 +1,6 @@
 """Random kernel sampling (RKS, eqs. 3-8): the kernel prior of the current step.
 
-Two samplers share one interface: given the Gram statistics of the latest images, return k_p, the
+Two samplers share one interface: given the Gram statistics of the latest image, return k_p, the
 weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels and reweights them.
 `SMCSampler` keeps a population that follows the likelihood as the image improves.
 """
@@ -23,7 +23,7 @@ class KernelSampler(Protocol):
         """Return one kernel drawn from the families, shape (*kernel_shape); for the warm-up."""
 
     def step(self, statistics: GramStatistics) -> Tensor:
-        """Return k_p under the statistics of the latest images, shape (*kernel_shape)."""
+        """Return k_p under the statistics of the latest image, shape (*kernel_shape)."""
 
 
 class PaperSampler:

@@ -179,7 +179,7 @@ def _line_family(model: Degradation, config: RKSConfig) -> KernelFamily:
 
 
 def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """Gaussian steps with momentum, through them a smooth path, scaled to an extent."""
+    """Gaussian steps with momentum, through them a smooth path, of uniform squared extent."""
     longest = 0.85 * min(model.kernel_shape)
     extent = config.path_extent or (min(2.0, 0.5 * longest), longest)
     basis = _spline_basis(_PATH_KNOTS, _PATH_POINTS)
@@ -229,7 +229,7 @@ def _spline_basis(knots: int, points: int) -> Tensor:
 
 
 def _root_uniform(points: Tensor, interval: Interval) -> Tensor:
-    """Map uniform points to lengths whose squares are uniform: as wide at first as the optics."""
+    """Map uniform points to lengths whose squares are uniform, as the Gaussians' variances are."""
     low, high = interval
     return torch.sqrt(low**2 + (high**2 - low**2) * points)
 

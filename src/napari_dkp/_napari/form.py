@@ -125,9 +125,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             0,
             1e6,
         ),
-        "draws": Entry("Draws", "Fresh kernels per step, sampler 'As published'.", 1, 10000),
-        "every": Entry("Steps between", "Image steps from one kernel update to the next.", 1),
-        "updates": Entry("Kernel updates", "After so many the kernel stands.", 2),
+        "draws": Entry(
+            "Draws", "Fresh kernels per kernel update, sampler 'As published'.", 1, 10000
+        ),
+        "every": Entry(
+            "Steps between", "Image steps from one kernel update to the next.", 1, 10000
+        ),
+        "updates": Entry("Kernel updates", "After so many updates the kernel is kept as it is.", 2),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),
@@ -143,7 +147,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "hidden": Entry("Hidden units", "Units of each hidden layer of the kernel network."),
         "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
         "warm_up": Entry("Warm-up", "Steps on random kernels before the image is looked at."),
-        "steps": Entry("Updates", "Kernel updates per image step.", 1),
+        "steps": Entry("Network steps", "Steps of the kernel network per kernel update.", 1),
         "distance": Entry(
             "Pull",
             "How the kernel is held to the random kernels.",
@@ -159,7 +163,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "The light one is faster; the other is for comparison with the publication.",
             names={"light": "Light", "published": "As published"},
         ),
-        "channels": Entry("Channels", "Width of the light network.", 4, 1024),
+        "channels": Entry(
+            "Channels",
+            "Width of the light network at its coarse scales; the finest has a quarter.",
+            4,
+            1024,
+        ),
         "optimiser": Entry(
             "Optimiser",
             "Muon needs a third of the steps; Adam is for comparison with the publication.",
@@ -176,7 +185,10 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             1,
         ),
         "gradient_weight": Entry(
-            "Smoothness", "Weight of the prior on image gradients; 0 leaves it out.", 0, 1e6
+            "Smoothness",
+            "Weight of the prior on image gradients at the end of the run; 0 leaves it out.",
+            0,
+            1e6,
         ),
         "gradient_growth": Entry(
             "Smoothness later", "How late in the run smoothness counts; 0: from the start.", 0, 100

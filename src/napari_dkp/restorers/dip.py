@@ -23,7 +23,8 @@ class DIPRestorer:
     data : y in normalised intensity, shape (C, h, w).
     bounds : lowest and highest intensity that the image may take, normalised.
     config : network and fitting.
-    n_steps : planned steps; places the change from SSIM to squared error and the settling.
+    n_steps : planned steps; places the change from SSIM to squared error, the settling and the
+        growth of the gradient prior.
     precision : dtype of the network's convolutions.
     generator : CPU generator of z and of the initial φ_x.
     """
@@ -122,7 +123,7 @@ class DIPRestorer:
 
 # Steps: the running mean forgets the first iterates faster than its decay alone would.
 _AVERAGING_START = 10
-# Adam slips now and then: a misfit so many times its running mean, gone some steps later.
+# The fit slips now and then: a misfit so many times its running mean, gone some steps later.
 _SLIP = 3.0
 
 

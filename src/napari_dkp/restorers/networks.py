@@ -102,8 +102,7 @@ class LightNetwork(nn.Module):
     """The same hourglass with most of the memory traffic taken out.
 
     Finer scales have fewer channels; what comes from below is brought to their number before it is
-    upsampled, and the skip branch is added instead of joined. No layer has a channel count that
-    processors do not like, none pads by reflection.
+    upsampled, and the skip branch is added instead of joined. Nothing is padded by reflection.
 
     Parameters
     ----------
@@ -166,7 +165,8 @@ def make_network(
     with torch.random.fork_rng(devices=[]):
         if config.network == "published":
             return SkipNetwork(3, channels, (128,) * depth, padding="reflect", attention_from=2)
-        widths = (max(2, config.channels // 4), max(2, config.channels // 2))
+        # A single channel, normalised over the plane, would be blind to the mean.
+        widths = (max(2, config.channels // 4), config.channels // 2)
         return LightNetwork(16, channels, (widths + (config.channels,) * depth)[:depth])
 
 
