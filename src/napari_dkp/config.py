@@ -305,7 +305,7 @@ class _Preset:
 _PRESETS = {
     "fast": _Preset(200, dip=DIPConfig(channels=32)),
     "balanced": _Preset(400),
-    "best": _Preset(800, dip=DIPConfig(channels=128)),
+    "best": _Preset(600),
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", updates=_NEVER_DONE, max_sites=_ALL_SITES),
