@@ -48,7 +48,13 @@ def quality(runs: Sequence[Run]) -> Figure:
                 _draw_row(axes, row, chosen, f"C{number}", _MARKERS[number // 10 % len(_MARKERS)])
         axes.set(title=name, xscale="log", xlabel="seconds per image", ylabel="PSNR, dB")
         _plain_ticks(axes.xaxis)
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    # A set need not have every row: one legend for what any of them shows.
+    entries = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(entries.values(), entries.keys(), loc="outside right upper", frameon=False)
     return figure
 
 
