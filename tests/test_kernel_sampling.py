@@ -180,7 +180,6 @@ class Toy:
     """Misfit 1 + energy(p) of the "kernel" p: with its minimum 1, β is the confidence itself."""
 
     energy: object
-    variance = torch.tensor(1e4)  # of the data: the image explains nearly all of it
 
     def misfit(self, kernels: torch.Tensor) -> torch.Tensor:
         return 1 + self.energy(kernels[:, 0].double())

@@ -40,8 +40,9 @@ class DynamicKernelPrior:
         self._max_sites = rks.max_sites
         self._warm_up = pke.warm_up
         self._updates = rks.updates
-        self._late: list[Tensor] = []
         self._steps = 0
+        self._late: list[Tensor] = []
+        self._standing: Tensor | None = None
         kernel_families = families(family, model, rks)
         # Likelihoods need float64, which MPS does not have.
         home = torch.device("cpu") if data.device.type == "mps" else data.device
@@ -54,16 +55,15 @@ class DynamicKernelPrior:
             for _ in range(self._warm_up):
                 self._estimator.warm_up_step(self._sampler.draw())
             return self._estimator.kernel().to(self._data)
-        if self._steps == self._updates:
-            return self._late[0]
+        if self._standing is not None:
+            return self._standing
         statistics = self._model.statistics(image, self._data, max_sites=self._max_sites)
         kernel = self._estimator.step(self._sampler.step(statistics), statistics).to(self._data)
         self._steps += 1
         if self._steps > _SETTLED * self._updates:
             self._late.append(kernel)
         if self._steps == self._updates:
-            self._late = [torch.stack(self._late).mean(0)]
-            return self._late[0]
+            kernel = self._standing = torch.stack(self._late).mean(0)
         return kernel
 
 

@@ -1,6 +1,7 @@
 """Architectures of image networks; nothing here knows how they are fitted."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -12,7 +13,46 @@ from napari_dkp.config import DIPConfig
 Padding = Literal["zeros", "reflect"]
 
 
-class SkipNetwork(nn.Module):
+class Hourglass(nn.Module, ABC):
+    """Down through the scales and up again, with a skip branch at each.
+
+    Attributes
+    ----------
+    in_channels : of the noise.
+    down, skip, up : layers per scale, finest first.
+    head : last layer, to the image's channels.
+    """
+
+    in_channels: int
+    down: nn.ModuleList
+    skip: nn.ModuleList
+    up: nn.ModuleList
+    head: nn.Conv2d
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map noise (B, in_channels, H, W) to logits (B, out_channels, H, W), any H and W."""
+        skips = []
+        x = noise
+        for down, skip in zip(self.down, self.skip, strict=True):
+            skips.append(skip(x))
+            x = down(x)
+        for scale in reversed(range(len(skips))):
+            x = self.up[scale](self.join(scale, x, skips[scale]))
+        logits: Tensor = self.head(x)
+        return logits
+
+    @abstractmethod
+    def join(self, scale: int, below: Tensor, skipped: Tensor) -> Tensor:
+        """Return the input of `up[scale]`, shape (B, C, H, W).
+
+        Parameters
+        ----------
+        below : from the next coarser scale, shape (B, C', ceil(H/2), ceil(W/2)).
+        skipped : from the skip branch, shape (B, C'', H, W).
+        """
+
+
+class SkipNetwork(Hourglass):
     """Hourglass with skip connections, the network of the deep image prior (Ulyanov 2018).
 
     Each scale halves the resolution by a strided convolution, passes the rest of the hourglass,
@@ -66,18 +106,9 @@ class SkipNetwork(nn.Module):
             )
         self.head = nn.Conv2d(widths[0], out_channels, 1)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        """Map noise (B, in_channels, H, W) to logits (B, out_channels, H, W), any H and W."""
-        skips = []
-        x = noise
-        for down, skip in zip(self.down, self.skip, strict=True):
-            skips.append(skip(x))
-            x = down(x)
-        for up, skipped in zip(reversed(self.up), reversed(skips), strict=True):
-            x = functional.interpolate(x, size=skipped.shape[-2:], mode="bilinear")
-            x = up(torch.cat([skipped, x], 1))
-        logits: Tensor = self.head(x)
-        return logits
+    def join(self, scale: int, below: Tensor, skipped: Tensor) -> Tensor:
+        """Upsample first, then put the channels side by side."""
+        return torch.cat([skipped, _resized(below, skipped)], 1)
 
 
 class NonLocalBlock(nn.Module):
@@ -98,7 +129,7 @@ class NonLocalBlock(nn.Module):
         return x + joined
 
 
-class LightNetwork(nn.Module):
+class LightNetwork(Hourglass):
     """The same hourglass with most of the memory traffic taken out.
 
     Finer scales have fewer channels; what comes from below is brought to their number before it is
@@ -133,25 +164,12 @@ class LightNetwork(nn.Module):
             )
         self.head = nn.Conv2d(widths[0], out_channels, 1)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        """Map noise (B, in_channels, H, W) to logits (B, out_channels, H, W), any H and W."""
-        skips = []
-        x = noise
-        for down, skip in zip(self.down, self.skip, strict=True):
-            skips.append(skip(x))
-            x = down(x)
-        for narrow, up, skipped in zip(
-            reversed(self.narrow), reversed(self.up), reversed(skips), strict=True
-        ):
-            x = functional.interpolate(narrow(x), size=skipped.shape[-2:], mode="bilinear")
-            x = up(x + skipped)
-        logits: Tensor = self.head(x)
-        return logits
+    def join(self, scale: int, below: Tensor, skipped: Tensor) -> Tensor:
+        """Bring what comes from below to the skip branch's channels, upsample, add."""
+        return _resized(self.narrow[scale](below), skipped) + skipped
 
 
-def make_network(
-    config: DIPConfig, channels: int, shape: tuple[int, ...]
-) -> "SkipNetwork | LightNetwork":
+def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Hourglass:
     """Return the image network that the config names, as deep as the image allows.
 
     Parameters
@@ -168,6 +186,10 @@ def make_network(
         # A single channel, normalised over the plane, would be blind to the mean.
         widths = (max(2, config.channels // 4), config.channels // 2)
         return LightNetwork(16, channels, (widths + (config.channels,) * depth)[:depth])
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return functional.interpolate(x, size=like.shape[-2:], mode="bilinear")
 
 
 def _unit(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from napari_dkp.config import DIPConfig
+from napari_dkp.restorers.networks import Hourglass
 
 
 class Muon(Optimizer):
@@ -92,7 +93,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = (2, 3)
 
 
-def make_optimisers(network: nn.Module, config: DIPConfig) -> list[Optimizer]:
+def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
     """Return the optimisers that the config names, each with its share of the parameters."""
     weights = list(network.parameters())
     fused = weights[0].device.type != "mps"
