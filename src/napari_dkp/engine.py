@@ -57,6 +57,7 @@ def alternate(
     start: Tensor,
     n_steps: int,
     kernel_every: int = 5,
+    kernel_after: int = 1,
 ) -> StateGenerator[Tensor]:
     """Alternate kernel and image updates (Alg. 2, eqs. 14-16).
 
@@ -66,6 +67,7 @@ def alternate(
     start : image to hand out if already the first step diverges, HR frame.
     n_steps : image steps.
     kernel_every : image steps per kernel update; 5 as published.
+    kernel_after : image steps before the first kernel update.
 
     Yields
     ------
@@ -81,7 +83,8 @@ def alternate(
     smallest = math.inf
     image: Tensor | None = None
     for step in range(1, n_steps + 1):
-        if image is not None and (step - 1) % kernel_every == 0:
+        done = step - 1
+        if image is not None and done >= kernel_after and done % kernel_every == 0:
             kernel = prior.step(image)
         image, estimate, loss, residual = restorer.step(kernel)
         smallest = max(min(smallest, residual), _EXACT)

@@ -41,6 +41,8 @@ class State(Generic[Array]):
         of the restorer's latest iterate, while `image` may be a running mean of iterates.
     stop : RUNNING until the last state.
     plane : index of the plane at work along the looped axes; () for a single plane.
+    searching : True while the kernel is sought; the image is then that of a small network, which
+        is given up for a better one.
     """
 
     step: int
@@ -51,6 +53,7 @@ class State(Generic[Array]):
     residual: float
     stop: Stop = Stop.RUNNING
     plane: tuple[int, ...] = ()
+    searching: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
