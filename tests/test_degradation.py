@@ -200,6 +200,88 @@ def test_gram_misfit_on_a_lattice_is_the_misfit_of_its_samples(model):
     assert statistics.count == data[lattice].numel()
 
 
+def whitened_by_hand(model: Degradation, residual: np.ndarray) -> np.ndarray:
+    """Σ_axes 2 r(j) - r(j - 1) - r(j + 1) at each LR sample with neighbours on every long axis."""
+    found = []
+    long = [axis for axis, count in enumerate(model.lr_shape) if count > 2]
+    interior = [range(1, n - 1) if n > 2 else range(n) for n in model.lr_shape]
+    for site in product(*interior):
+        value = np.zeros(len(residual)) if long else residual[:, *site]
+        for axis in long:
+            for by, weight in ((-1, -1), (0, 2), (1, -1)):
+                where = tuple(j + by * (a == axis) for a, j in enumerate(site))
+                value = value + weight * residual[:, *where]
+        found.append(value)
+    return np.stack(found, 1).reshape(len(residual), *(len(sites) for sites in interior))
+
+
+NARROW = [
+    Degradation(*case, phase, boundary)
+    for case, phase, boundary in product(
+        [
+            ((2, 6), (2, 2), (3, 4)),
+            ((5, 1), (3, 2), (5, 3)),
+            ((2, 2), (2, 3), (3, 3)),
+            ((3, 3), (2, 2), (5, 5)),
+        ],
+        PHASES,
+        BOUNDARIES,
+    )
+]
+
+
+@pytest.mark.parametrize("model", GEOMETRIES + NARROW, ids=name_of)
+def test_whitened_misfit_is_that_of_the_laplacian_of_the_residual(model):
+    image, data, kernels = random_image(model, 2), random_data(model, 2), random_kernels(model, 3)
+    found = model.statistics(image, data, whitened=True).misfit(kernels)
+    expected = []
+    for kernel in kernels:
+        residual = data.numpy() - brute_forward(model, image.numpy(), kernel.numpy())
+        expected.append((whitened_by_hand(model, residual) ** 2).mean())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8)
+
+
+@every_block
+def test_whitened_misfit_on_a_lattice_is_that_of_its_samples(model):
+    sites = 6
+    image, data, kernels = random_image(model, 2), random_data(model, 2), random_kernels(model, 3)
+    statistics = model.statistics(image, data, max_sites=sites, whitened=True)
+    thin = ceil((np.prod(model.lr_shape) / sites) ** (1 / model.ndim))
+    assert thin > 1
+    expected = []
+    for kernel in kernels:
+        residual = data.numpy() - brute_forward(model, image.numpy(), kernel.numpy())
+        whitened = whitened_by_hand(model, residual)
+        kept = whitened[:, *(slice(None, None, thin),) * model.ndim]
+        expected.append((kept**2).mean())
+    np.testing.assert_allclose(statistics.misfit(kernels).numpy(), expected, rtol=1e-8)
+    assert statistics.count == kept.size
+
+
+def test_whitened_misfit_does_not_see_a_slope():
+    model = Degradation((9, 8), (2, 3), (5, 5))
+    image, data, kernels = random_image(model, 1), random_data(model, 1), random_kernels(model, 3)
+    rows, columns = np.indices(model.lr_shape)
+    sloped = data + torch.from_numpy(3.0 + 0.5 * rows - 0.2 * columns)
+    for whitened, same in ((True, True), (False, False)):
+        plain = model.statistics(image, data, whitened=whitened).misfit(kernels)
+        tilted = model.statistics(image, sloped, whitened=whitened).misfit(kernels)
+        assert torch.allclose(plain, tilted) is same
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_misfit_of_a_blend_is_the_blend_of_misfits(share, whitened):
+    model = Degradation((9, 7), (2, 2), (5, 5))
+    kernels = random_kernels(model, 4)
+    data = random_data(model, 1)
+    images = random_image(model, 2)
+    new, old = (model.statistics(image[None], data, whitened=whitened) for image in images)
+    expected = (1 - share) * new.misfit(kernels) + share * old.misfit(kernels)
+    torch.testing.assert_close(new.blended(old, share).misfit(kernels), expected)
+    assert not torch.allclose(new.misfit(kernels), old.misfit(kernels))
+
+
 def test_gram_misfit_in_single_precision_resolves_small_residuals():
     """An image that nearly explains the data, far from zero mean: as late in a run."""
     model = Degradation((24, 24), (2, 2), (11, 11))

@@ -192,10 +192,11 @@ class SearchConfig:
 
     Parameters
     ----------
-    rounds : images that a hypothesis forms, each from the start, while its kernel goes on.
+    rounds : images that a hypothesis forms, each from the start, while its kernel goes on: in the
+        first half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.
-    settled : share of a round's steps after which its image informs the kernel.
-    memory : share of what earlier rounds said about the kernel that an update keeps.
+    settled : share of a later round's steps after which its image informs the kernel.
+    memory : share of what the later rounds said about the kernel that an update keeps.
     left_out : share of LR samples that the image of a round does not see. An image that fits every
         sample makes its kernel look right; the more it has to guess, the wider the kernel.
     chains : hypotheses per motion family, which differ in their random draws.
@@ -204,7 +205,8 @@ class SearchConfig:
     trial_steps : image steps per trial, at most `Settings.iterations`.
     trial_left_out : share of LR samples left out of a trial's fit and predicted by it.
     margin : half the logarithm of the ratio of prediction errors (1 - SSIM) by which a motion
-        hypothesis has to beat the Gaussian one.
+        hypothesis has to beat the Gaussian one; kernels are averaged with weights that fall e-fold
+        per margin.
     """
 
     rounds: int = 6
@@ -214,7 +216,7 @@ class SearchConfig:
     left_out: float = 0.1
     chains: int = 1
     channels: int = 32
-    trials: int = 3
+    trials: int = 2
     trial_steps: int = 100
     trial_left_out: float = 0.2
     margin: float = 0.01
@@ -230,7 +232,7 @@ class SearchConfig:
         _integer(self, "trials", 1, 100)
         _integer(self, "trial_steps", 1)
         _number(self, "trial_left_out", 0.01, 0.9)
-        _number(self, "margin", 0.0)
+        _number(self, "margin", 1e-6)
 
     def n_steps(self, n_hypotheses: int, longest: int) -> int:
         """Return the image steps of a search in which no fit has more than `longest` steps."""
@@ -363,7 +365,7 @@ class _Preset:
 _PRESETS = {
     "fast": _Preset(200, search=SearchConfig(rounds=4, trials=1), dip=DIPConfig(channels=32)),
     "balanced": _Preset(400),
-    "best": _Preset(600, search=SearchConfig(rounds=8, chains=3)),
+    "best": _Preset(600, search=SearchConfig(rounds=8, chains=3, trials=3)),
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", residual="plain", max_sites=_ALL_SITES),

@@ -23,6 +23,7 @@ class DynamicKernelPrior:
     memory : share of the earlier statistics that an update keeps. Images that start anew are near
         to independent draws under the kernel; with statistics averaged over them the alternation
         is stochastic approximation EM (Delyon 1999).
+    burn_in : first images, whose statistics are not kept: they form under poor kernels.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class DynamicKernelPrior:
         pke: PKEConfig,
         generator: Generator,
         memory: float = 0.0,
+        burn_in: int = 1,
     ) -> None:
         self._model = model
         self._data = data
@@ -41,6 +43,7 @@ class DynamicKernelPrior:
         self._whitened = rks.residual == "whitened"
         self._warm_up = pke.warm_up
         self._memory = memory
+        self._burn_in = burn_in
         self._images = 0
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
@@ -61,8 +64,7 @@ class DynamicKernelPrior:
             self._images += 1
             return self._estimator.kernel().to(self._data)
         statistics = self._model.statistics(image, self._data, self._max_sites, self._whitened)
-        # The first image forms under a kernel that nothing has informed: not worth remembering.
-        if self._images > 1:
+        if self._images > self._burn_in:
             if self._remembered is not None:
                 statistics = statistics.blended(self._remembered, self._memory)
             self._remembered = statistics

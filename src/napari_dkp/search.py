@@ -97,15 +97,18 @@ class KernelSearch:
         for hypothesis, kernel in zip(self._hypotheses, kernels, strict=True):
             error = yield from self._tried(kernel, seeds)
             scores.append(error + hypothesis.handicap)
-        return kernels[min(range(len(scores)), key=scores.__getitem__)]
+        weights = torch.softmax(-torch.tensor(scores) / self._config.margin, 0)
+        return torch.tensordot(weights.to(kernels[0]), torch.stack(kernels), 1)
 
     def _formed(self, prior: KernelPrior) -> Fit[Tensor]:
         """Let images form anew while the kernel goes on; return its mean over the later rounds."""
         ends = []
         steps = self._round_steps
-        for seed in self._seeds(self._config.rounds):
+        for number, seed in enumerate(self._seeds(self._config.rounds)):
             restorer = self._make_restorer(steps, self._config.left_out, make_generator(seed))
-            after = max(1, round(self._config.settled * steps))
+            # An image says the more about its own kernel the further it is: that slows, and steadies.
+            late = number >= self._config.rounds // 2
+            after = max(1, round(self._config.settled * steps) if late else self._kernel_every)
             fit = engine.alternate(restorer, prior, self._start, steps, self._kernel_every, after)
             for state in self._shown_with(fit):
                 yield state
@@ -125,8 +128,10 @@ class KernelSearch:
                 yield state
                 if state.step > steps - _LAST:
                     errors.append(restorer.prediction_error())
-        score = float(torch.stack(errors).log().mean()) / 2 if errors else math.inf
-        return score if math.isfinite(score) else math.inf
+            if state.step < steps:
+                return _HOPELESS
+        score = float(torch.stack(errors).log().mean()) / 2
+        return score if math.isfinite(score) else _HOPELESS
 
     def _shown_with(self, fit: StateGenerator[Tensor]) -> StateGenerator[Tensor]:
         """Pass states on with the image of the latest finished fit: no image starts from noise."""
@@ -141,3 +146,5 @@ class KernelSearch:
 
 # Steps at the end of a trial over which the error is averaged.
 _LAST = 5
+# Score of a kernel under which a fit diverges: finite, for all of them may.
+_HOPELESS = 1e3

@@ -100,7 +100,9 @@ class Run:
         self.n_steps = self.n_planes * self._steps_per_plane
         self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
         self._diverged = False
+        self._steps = 0
         self._history: list[float] = []
+        self._search_history: list[float] = []
         self._seconds = 0.0
         # Arrays in memory and single planes are checked now; lazy planes when they are read.
         if isinstance(image, np.ndarray):
@@ -115,6 +117,7 @@ class Run:
         """Run from the start; yield a state per image step."""
         self._states.clear()
         self._history.clear()
+        self._search_history.clear()
         self._diverged = False
         began = perf_counter()
         for number, index in enumerate(self._planes):
@@ -125,13 +128,14 @@ class Run:
             for state in self._restore_plane(plane, index):
                 self._diverged |= state.stop is Stop.DIVERGED
                 self._states[index] = state
-                self._history.append(state.residual)
+                history = self._search_history if state.searching else self._history
+                history.append(state.residual)
+                self._steps = number * self._steps_per_plane + state.step
                 self._seconds = perf_counter() - began
                 stop = state.stop if last else Stop.RUNNING
                 if stop is Stop.COMPLETED and self._diverged:
                     stop = Stop.DIVERGED
-                done = number * self._steps_per_plane
-                yield replace(state, step=done + state.step, n_steps=self.n_steps, stop=stop)
+                yield replace(state, step=self._steps, n_steps=self.n_steps, stop=stop)
 
     def result(self) -> Restoration:
         """Return what there is: also of a run that was stopped.
@@ -168,7 +172,8 @@ class Run:
             device=str(self.device),
             seconds=self._seconds,
             stop=stop,
-            history=tuple(self._history),
+            history=tuple(self._history or self._search_history),
+            steps=self._steps,
             known_kernel=self._kernel is not None,
         )
 
@@ -342,16 +347,19 @@ class Parts:
         )
         return self._make_restorer(small, n_steps, generator, seen.to(self._data.device))
 
-    def prior(self, family: str, generator: RandomGenerator, memory: float = 0.0) -> DynamicKernelPrior:
+    def prior(
+        self, family: str, generator: RandomGenerator, memory: float = 0.0, burn_in: int = 0
+    ) -> DynamicKernelPrior:
         """Return a fresh kernel prior."""
         return DynamicKernelPrior(
-            self._model, self._data, family, self.rks, self._pke, generator, memory
+            self._model, self._data, family, self.rks, self._pke, generator, memory, burn_in
         )
 
     def search(self, start: Tensor, generator: RandomGenerator) -> KernelSearch:
         """Return the kernel search with all its hypotheses."""
+        memory, burn_in = self._search.memory, self._search.rounds // 2
         hypotheses = [
-            Hypothesis(self.prior(name, generator, self._search.memory), handicap)
+            Hypothesis(self.prior(name, generator, memory, burn_in), handicap)
             for name, handicap in _hypotheses(self._family, self._search)
         ]
         return KernelSearch(

@@ -81,10 +81,11 @@ class DIPRestorer:
             fitted = torch.where(self._seen, predicted, self._data)
             self._predicted = predicted.detach()
         squared = (fitted - self._data).square().mean()
-        # The prior comes in late: it flattens the image, which would narrow a kernel still sought.
-        done = self._steps / self._n_steps
-        prior_weight = self._gradient_weight * done**self._config.gradient_growth
-        loss = self._fidelity(fitted, squared) + prior_weight * sparse_gradients(image)
+        loss = self._fidelity(fitted, squared)
+        if self._gradient_weight:
+            # It comes in late: it flattens the image, and large steps have to form it first.
+            growth = (self._steps / self._n_steps) ** self._config.gradient_growth
+            loss = loss + growth * self._gradient_weight * sparse_gradients(image)
         self._set_learning_rate()
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
