@@ -12,7 +12,8 @@ import torch
 from napari_dkp.config import PKEConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
-from napari_dkp.stack import Parts, _hypotheses, guess_axes, n_search_steps
+from napari_dkp.search import schedules
+from napari_dkp.stack import Parts, guess_axes, search_steps
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,13 @@ class Counts:
             return cls(0, 0, 0, steps)
         if rks.sampler == "paper":
             return cls(1, _updates(steps, 1, rks.every), 0, steps)
-        hypotheses = len(_hypotheses(settings.kernel_family, search))
-        length = min(search.steps, steps)
-        early = search.rounds // 2
-        updates = early * _updates(length, rks.every, rks.every)
-        settled = max(1, round(search.settled * length))
-        updates += (search.rounds - early) * _updates(length, settled, rks.every)
-        return cls(hypotheses, hypotheses * updates, n_search_steps(settings), steps)
+        plan = schedules(settings.kernel_family, search, steps)
+        updates = sum(
+            _updates(schedule.steps, schedule.first_update(number, rks.every), rks.every)
+            for schedule in plan
+            for number in range(schedule.rounds)
+        )
+        return cls(len(plan), updates, search_steps(settings), steps)
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:

@@ -5,7 +5,6 @@ weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels an
 `SMCSampler` keeps a population that follows the likelihood as the image improves.
 """
 
-import math
 from typing import Protocol
 
 import torch

@@ -23,7 +23,6 @@ from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.randomness import make_generator
 from napari_dkp.state import State, Stop
 
-
 Found = TypeVar("Found")
 Fit = Iteration[State[Tensor], None, Found]
 
@@ -35,18 +34,77 @@ class PredictingRestorer(ImageRestorer, Protocol):
         """Return the error of the latest step on the samples left out, a scalar."""
 
 
-@dataclass(frozen=True, eq=False)
-class Hypothesis:
-    """A kernel prior in the search.
+@dataclass(frozen=True)
+class Schedule:
+    """How a hypothesis is followed.
 
     Attributes
     ----------
-    prior : with a memory of its own.
+    family : of its kernels.
+    rounds : images that it forms.
+    burn_in : first rounds, in which the kernel moves fast and nothing is remembered; as many as
+        `rounds` where a family has few parameters and needs no more.
+    steps : image steps per round.
+    settled : steps of a round after which kernels count, and after which, past the burn-in, images
+        inform them.
     handicap : by which the logarithm of its prediction error has to undercut those without.
     """
 
-    prior: KernelPrior
+    family: str
+    rounds: int
+    burn_in: int
+    steps: int
+    settled: int
     handicap: float = 0.0
+
+    def first_update(self, number: int, every: int) -> int:
+        """Return the image steps before the first kernel update of a round."""
+        # An image says the more about its own kernel the further it is: that slows, and steadies.
+        return every if number < self.burn_in else max(1, self.settled)
+
+    def counts(self, number: int, step: int) -> bool:
+        """Whether the kernel of a step is part of the hypothesis's mean."""
+        return number >= self.burn_in % self.rounds and step > min(self.settled, self.steps - 1)
+
+
+def schedules(family: str, config: SearchConfig, longest: int) -> list[Schedule]:
+    """Return the schedule of each hypothesis; for "auto" straight paths stand for lines.
+
+    Parameters
+    ----------
+    longest : image steps that no fit exceeds.
+    """
+    names = ["gaussian", "trajectory"] if family == "auto" else [family]
+    found = []
+    for name in names:
+        simple = name == "gaussian"
+        rounds = config.gaussian_rounds if simple else config.rounds
+        steps = min(config.gaussian_steps if simple else config.steps, longest)
+        schedule = Schedule(
+            name,
+            rounds,
+            rounds if simple else rounds // 2,
+            steps,
+            round(config.settled * steps),
+            0.0 if simple else config.margin,
+        )
+        found += [schedule] * (1 if simple else config.chains)
+    return found
+
+
+def n_search_steps(plan: Sequence[Schedule], config: SearchConfig, longest: int) -> int:
+    """Return the image steps of a search, its trials included."""
+    trials = config.trials * len(plan) if len(plan) > 1 else 0
+    rounds = sum(schedule.rounds * schedule.steps for schedule in plan)
+    return rounds + trials * min(config.trial_steps, longest)
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """A kernel prior in the search, with a memory of its own, and how it is followed."""
+
+    prior: KernelPrior
+    schedule: Schedule
 
 
 class KernelSearch:
@@ -79,7 +137,6 @@ class KernelSearch:
         self._start = start
         self._config = config
         self._kernel_every = kernel_every
-        self._round_steps = min(config.steps, longest)
         self._trial_steps = min(config.trial_steps, longest)
         self._generator = generator
         self._shown: Tensor | None = None
@@ -88,7 +145,7 @@ class KernelSearch:
         """Search; yield the state of every image step and return the kernel, shape (*K,)."""
         kernels = []
         for hypothesis in self._hypotheses:
-            kernels.append((yield from self._formed(hypothesis.prior)))
+            kernels.append((yield from self._formed(hypothesis)))
         if len(kernels) == 1:
             return kernels[0]
         # The same samples and the same networks for all: what differs is the kernel's doing.
@@ -96,33 +153,38 @@ class KernelSearch:
         scores = []
         for hypothesis, kernel in zip(self._hypotheses, kernels, strict=True):
             error = yield from self._tried(kernel, seeds)
-            scores.append(error + hypothesis.handicap)
-        weights = torch.softmax(-torch.tensor(scores) / self._config.margin, 0)
-        return torch.tensordot(weights.to(kernels[0]), torch.stack(kernels), 1)
+            scores.append(error + hypothesis.schedule.handicap)
+        return kernels[min(range(len(scores)), key=scores.__getitem__)]
 
-    def _formed(self, prior: KernelPrior) -> Fit[Tensor]:
-        """Let images form anew while the kernel goes on; return its mean over the later rounds."""
-        ends = []
-        steps = self._round_steps
-        for number, seed in enumerate(self._seeds(self._config.rounds)):
-            restorer = self._make_restorer(steps, self._config.left_out, make_generator(seed))
-            # An image says the more about its own kernel the further it is: that slows, and steadies.
-            late = number >= self._config.rounds // 2
-            after = max(1, round(self._config.settled * steps) if late else self._kernel_every)
-            fit = engine.alternate(restorer, prior, self._start, steps, self._kernel_every, after)
+    def _formed(self, hypothesis: Hypothesis) -> Fit[Tensor]:
+        """Let images form anew while the kernel goes on; return its mean."""
+        schedule = hypothesis.schedule
+        counted = []
+        for number, seed in enumerate(self._seeds(schedule.rounds)):
+            generator = make_generator(seed)
+            restorer = self._make_restorer(schedule.steps, self._config.left_out, generator)
+            fit = engine.alternate(
+                restorer,
+                hypothesis.prior,
+                self._start,
+                schedule.steps,
+                self._kernel_every,
+                schedule.first_update(number, self._kernel_every),
+            )
             for state in self._shown_with(fit):
                 yield state
-            ends.append(state.kernel)
-        return torch.stack(ends[len(ends) // 2 :]).mean(0)
+                if schedule.counts(number, state.step):
+                    counted.append(state.kernel)
+        # A round that diverges ends early.
+        return torch.stack(counted or [state.kernel]).mean(0)
 
     def _tried(self, kernel: Tensor, seeds: Sequence[int]) -> Fit[float]:
         """Return half the logarithm of the error with which fits under a kernel predict samples."""
         steps = self._trial_steps
         errors = []
         for seed in seeds:
-            restorer = self._make_restorer(
-                steps, self._config.trial_left_out, make_generator(seed)
-            )
+            generator = make_generator(seed)
+            restorer = self._make_restorer(steps, self._config.trial_left_out, generator)
             fit = engine.alternate(restorer, KnownKernel(kernel), self._start, steps)
             for state in self._shown_with(fit):
                 yield state
@@ -141,7 +203,8 @@ class KernelSearch:
         self._shown = state.image
 
     def _seeds(self, count: int) -> list[int]:
-        return torch.randint(2**62, (count,), generator=self._generator).tolist()
+        seeds: list[int] = torch.randint(2**62, (count,), generator=self._generator).tolist()
+        return seeds
 
 
 # Steps at the end of a trial over which the error is averaged.

@@ -4,7 +4,6 @@ Only this module joins restorers, kernel priors and the engine.
 """
 
 import inspect
-import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -35,7 +34,7 @@ from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.search import Fit, Hypothesis, KernelSearch
+from napari_dkp.search import Fit, Hypothesis, KernelSearch, n_search_steps, schedules
 from napari_dkp.state import Restoration, State, Stop
 
 
@@ -95,7 +94,7 @@ class Run:
         shape = tuple(image.shape[axis] for axis in self._looped)
         self._planes = list(np.ndindex(*shape))
         self.n_planes = len(self._planes)
-        self._search_steps = 0 if kernel is not None else n_search_steps(self.settings)
+        self._search_steps = 0 if kernel is not None else search_steps(self.settings)
         self._steps_per_plane = self._search_steps + (self.settings.iterations or 0)
         self.n_steps = self.n_planes * self._steps_per_plane
         self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
@@ -297,7 +296,7 @@ def fit(
     elif parts.rks.sampler == "paper":
         prior = parts.prior(settings.kernel_family, generator)
     else:
-        n_search = n_search_steps(settings)
+        n_search = search_steps(settings)
         n_steps = n_search + parts.n_steps
         search = parts.search(start, generator).run()
         found = yield from _numbered(search, n_steps)
@@ -351,23 +350,29 @@ class Parts:
         self, family: str, generator: RandomGenerator, memory: float = 0.0, burn_in: int = 0
     ) -> DynamicKernelPrior:
         """Return a fresh kernel prior."""
+        pke = self._pke
+        if family in ("line", "trajectory"):
+            pke = replace(pke, data_weight=pke.motion_data_weight)
         return DynamicKernelPrior(
-            self._model, self._data, family, self.rks, self._pke, generator, memory, burn_in
+            self._model, self._data, family, self.rks, pke, generator, memory, burn_in
         )
 
     def search(self, start: Tensor, generator: RandomGenerator) -> KernelSearch:
         """Return the kernel search with all its hypotheses."""
-        memory, burn_in = self._search.memory, self._search.rounds // 2
         hypotheses = [
-            Hypothesis(self.prior(name, generator, memory, burn_in), handicap)
-            for name, handicap in _hypotheses(self._family, self._search)
+            Hypothesis(self.prior(plan.family, generator, self._search.memory, plan.burn_in), plan)
+            for plan in schedules(self._family, self._search, self.n_steps)
         ]
         return KernelSearch(
             hypotheses, self.scout, start, self._search, self.rks.every, self.n_steps, generator
         )
 
     def _make_restorer(
-        self, config: DIPConfig, n_steps: int, generator: RandomGenerator, seen: Tensor | None = None
+        self,
+        config: DIPConfig,
+        n_steps: int,
+        generator: RandomGenerator,
+        seen: Tensor | None = None,
     ) -> DIPRestorer:
         return DIPRestorer(
             self._model,
@@ -381,35 +386,27 @@ class Parts:
         )
 
 
-def n_search_steps(settings: Settings) -> int:
+def search_steps(settings: Settings) -> int:
     """Return the image steps of the kernel search, per plane."""
     if not (settings.rks and settings.search and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
     if settings.rks.sampler == "paper":
         return 0
-    count = len(_hypotheses(settings.kernel_family, settings.search))
-    return settings.search.n_steps(count, settings.iterations)
-
-
-def _hypotheses(family: KernelFamilyName, config: SearchConfig) -> list[tuple[str, float]]:
-    """Return the family of each hypothesis with its handicap; straight paths are lines."""
-    names = ["gaussian", "trajectory"] if family == "auto" else [family]
-    return [
-        (name, 0.0 if name == "gaussian" else config.margin)
-        for name in names
-        for _ in range(1 if name == "gaussian" else config.chains)
-    ]
+    plan = schedules(settings.kernel_family, settings.search, settings.iterations)
+    return n_search_steps(plan, settings.search, settings.iterations)
 
 
 def _numbered(search: Fit[Tensor], n_steps: int) -> Fit[Tensor]:
-    """Number the states of all fits of a search through; return what it returns."""
-    for step in itertools.count(1):
+    """Count the states of all fits of a search through; return what it returns."""
+    step = 0
+    while True:
         try:
             state = next(search)
         except StopIteration as end:
-            return end.value
+            found: Tensor = end.value
+            return found
+        step += 1
         yield replace(state, step=step, n_steps=n_steps)
-    raise AssertionError("unreachable")
 
 
 def iter_restore(
