@@ -203,13 +203,15 @@ class SearchConfig:
     memory : share of what the later rounds said about the kernel that an update keeps.
     left_out : share of LR samples that the image of a round does not see. An image that fits every
         sample makes its kernel look right; the more it has to guess, the wider the kernel.
-    chains : hypotheses per motion family, which differ in their random draws.
+    chains : trajectory hypotheses that "auto" tries besides the Gaussian one, which differ in their
+        random draws; 0: none. A motion family that is named has at least one.
     channels : width of the small network that forms the images.
     trials : fits by which hypotheses are compared, each with other samples left out.
     trial_steps : image steps per trial, at most `Settings.iterations`.
     trial_left_out : share of LR samples left out of a trial's fit and predicted by it.
     margin : half the logarithm of the ratio of prediction errors (1 - SSIM) by which a motion
-        hypothesis has to beat the Gaussian one; two trials tell errors apart to about 0.03.
+        hypothesis has to beat the Gaussian one. Two trials tell errors apart to about 0.03, and
+        paths that the data has bent towards a Gaussian predict nearly as well.
     """
 
     rounds: int = 6
@@ -219,12 +221,12 @@ class SearchConfig:
     settled: float = 0.5
     memory: float = 0.9
     left_out: float = 0.1
-    chains: int = 1
+    chains: int = 0
     channels: int = 32
     trials: int = 2
     trial_steps: int = 100
     trial_left_out: float = 0.2
-    margin: float = 0.04
+    margin: float = 0.1
 
     def __post_init__(self) -> None:
         _integer(self, "rounds", 1)
@@ -234,7 +236,7 @@ class SearchConfig:
         _number(self, "settled", 0.0, 1.0)
         _number(self, "memory", 0.0, 1.0)
         _number(self, "left_out", 0.0, 0.9)
-        _integer(self, "chains", 1, 100)
+        _integer(self, "chains", 0, 100)
         _integer(self, "channels", 4, 1024)
         _integer(self, "trials", 1, 100)
         _integer(self, "trial_steps", 1)
@@ -251,8 +253,8 @@ class Settings:
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
     method : image restorer.
-    kernel_family : family that kernels are sampled from; "auto" searches Gaussian and trajectory
-        kernels, the latter of which comprise lines, and takes what predicts the data better.
+    kernel_family : family that kernels are sampled from; "auto" takes Gaussian ones, unless
+        `SearchConfig.chains` has it try motion too, and that predicts the data clearly better.
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
     preset : fills `iterations` and the configs below where they are None.
     iterations : image steps per plane, those of the kernel search not counted.
@@ -367,7 +369,7 @@ _PRESETS = {
         200, search=SearchConfig(rounds=4, gaussian_rounds=1, trials=1), dip=DIPConfig(channels=32)
     ),
     "balanced": _Preset(400),
-    "best": _Preset(600, search=SearchConfig(rounds=8, chains=3, trials=3)),
+    "best": _Preset(600, search=SearchConfig(chains=1, trials=3)),
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", residual="plain", max_sites=_ALL_SITES),

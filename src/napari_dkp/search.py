@@ -74,9 +74,11 @@ def schedules(family: str, config: SearchConfig, longest: int) -> list[Schedule]
     ----------
     longest : image steps that no fit exceeds.
     """
-    names = ["gaussian", "trajectory"] if family == "auto" else [family]
-    found = []
-    for name in names:
+    chains = {"gaussian": 1, "trajectory": config.chains}
+    if family != "auto":
+        chains = {family: 1 if family == "gaussian" else max(1, config.chains)}
+    found: list[Schedule] = []
+    for name, count in chains.items():
         simple = name == "gaussian"
         rounds = config.gaussian_rounds if simple else config.rounds
         steps = min(config.gaussian_steps if simple else config.steps, longest)
@@ -88,7 +90,7 @@ def schedules(family: str, config: SearchConfig, longest: int) -> list[Schedule]
             round(config.settled * steps),
             0.0 if simple else config.margin,
         )
-        found += [schedule] * (1 if simple else config.chains)
+        found += [schedule] * count
     return found
 
 
