@@ -198,7 +198,8 @@ class SearchConfig:
     rounds : images that a motion hypothesis forms, each from the start, while its kernel goes on:
         in the first half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.
-    gaussian_rounds, gaussian_steps : the same for the Gaussian hypothesis, all of them fast.
+    gaussian_rounds, gaussian_steps : the same for the Gaussian hypothesis, whose kernel begins anew
+        with each round; the mean counts.
     settled : share of a round's steps after which kernels count.
     memory : share of what the later rounds said about the kernel that an update keeps.
     left_out : share of LR samples that the image of a round does not see. An image that fits every

@@ -22,7 +22,7 @@ class RestorerStep(NamedTuple):
     Attributes
     ----------
     image : x^t on the domain of the forward model, for the kernel prior.
-    estimate : the image to hand out, on the HR frame; it may average over steps.
+    estimate : the image to hand out, on the HR frame.
     loss : the restorer's own objective.
     residual : root mean square of y - (x * k)↓s, normalised intensity.
     """

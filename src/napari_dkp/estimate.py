@@ -84,7 +84,7 @@ class Counts:
 
     Attributes
     ----------
-    warm_ups : of kernel networks, one per hypothesis.
+    warm_ups : of kernel networks.
     kernel_steps : updates of the kernel.
     search_steps : image steps of the kernel search.
     image_steps : those of the restoration proper.
@@ -111,7 +111,8 @@ class Counts:
             for schedule in plan
             for number in range(schedule.rounds)
         )
-        return cls(len(plan), updates, search_steps(settings), steps)
+        warm_ups = sum(schedule.rounds if schedule.afresh else 1 for schedule in plan)
+        return cls(warm_ups, updates, search_steps(settings), steps)
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:

@@ -1,5 +1,7 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
+from functools import partial
+
 import torch
 from torch import Generator, Tensor
 
@@ -24,6 +26,7 @@ class DynamicKernelPrior:
         to independent draws under the kernel; with statistics averaged over them the alternation
         is stochastic approximation EM (Delyon 1999).
     burn_in : first images, whose statistics are not kept: they form under poor kernels.
+    afresh : forget all with each new image; kernels of several images are then independent.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class DynamicKernelPrior:
         generator: Generator,
         memory: float = 0.0,
         burn_in: int = 1,
+        afresh: bool = False,
     ) -> None:
         self._model = model
         self._data = data
@@ -44,13 +48,16 @@ class DynamicKernelPrior:
         self._warm_up = pke.warm_up
         self._memory = memory
         self._burn_in = burn_in
+        self._afresh = afresh
         self._images = 0
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
         # Likelihoods need float64, which MPS does not have.
         home = torch.device("cpu") if data.device.type == "mps" else data.device
-        self._sampler = make_sampler(kernel_families, rks, generator, home)
-        self._estimator = KernelEstimator(model, pke, generator, home)
+        self._make_sampler = partial(make_sampler, kernel_families, rks, generator, home)
+        self._make_estimator = partial(KernelEstimator, model, pke, generator, home)
+        self._sampler = self._make_sampler()
+        self._estimator = self._make_estimator()
 
     def step(self, image: Tensor | None) -> Tensor:
         """Return k^t, shape (*K,), for the image x^{t-1} on the domain; None starts a new image.
@@ -58,7 +65,10 @@ class DynamicKernelPrior:
         Before the first image the estimator warms up on random kernels.
         """
         if image is None:
-            if self._images == 0:
+            if self._images and self._afresh:
+                self._sampler = self._make_sampler()
+                self._estimator = self._make_estimator()
+            if self._images == 0 or self._afresh:
                 for _ in range(self._warm_up):
                     self._estimator.warm_up_step(self._sampler.draw())
             self._images += 1

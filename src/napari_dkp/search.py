@@ -42,12 +42,14 @@ class Schedule:
     ----------
     family : of its kernels.
     rounds : images that it forms.
-    burn_in : first rounds, in which the kernel moves fast and nothing is remembered; as many as
-        `rounds` where a family has few parameters and needs no more.
+    burn_in : first rounds, in which the kernel moves fast and nothing is remembered.
+    afresh : whether each round begins with a new kernel. One image is enough for the few parameters
+        of a Gaussian; over several it would grow ever narrower, while a mean over independent ones
+        only gains.
     steps : image steps per round.
     settled : steps of a round after which kernels count, and after which, past the burn-in, images
         inform them.
-    handicap : by which the logarithm of its prediction error has to undercut those without.
+    handicap : by which half the logarithm of its prediction error has to undercut those without.
     """
 
     family: str
@@ -55,6 +57,7 @@ class Schedule:
     burn_in: int
     steps: int
     settled: int
+    afresh: bool = False
     handicap: float = 0.0
 
     def first_update(self, number: int, every: int) -> int:
@@ -88,6 +91,7 @@ def schedules(family: str, config: SearchConfig, longest: int) -> list[Schedule]
             rounds if simple else rounds // 2,
             steps,
             round(config.settled * steps),
+            simple,
             0.0 if simple else config.margin,
         )
         found += [schedule] * count

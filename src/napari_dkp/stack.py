@@ -347,20 +347,28 @@ class Parts:
         return self._make_restorer(small, n_steps, generator, seen.to(self._data.device))
 
     def prior(
-        self, family: str, generator: RandomGenerator, memory: float = 0.0, burn_in: int = 0
+        self,
+        family: str,
+        generator: RandomGenerator,
+        memory: float = 0.0,
+        burn_in: int = 0,
+        afresh: bool = False,
     ) -> DynamicKernelPrior:
         """Return a fresh kernel prior."""
         pke = self._pke
         if family in ("line", "trajectory"):
             pke = replace(pke, data_weight=pke.motion_data_weight)
         return DynamicKernelPrior(
-            self._model, self._data, family, self.rks, pke, generator, memory, burn_in
+            self._model, self._data, family, self.rks, pke, generator, memory, burn_in, afresh
         )
 
     def search(self, start: Tensor, generator: RandomGenerator) -> KernelSearch:
         """Return the kernel search with all its hypotheses."""
         hypotheses = [
-            Hypothesis(self.prior(plan.family, generator, self._search.memory, plan.burn_in), plan)
+            Hypothesis(
+                self.prior(plan.family, generator, self._search.memory, plan.burn_in, plan.afresh),
+                plan,
+            )
             for plan in schedules(self._family, self._search, self.n_steps)
         ]
         return KernelSearch(

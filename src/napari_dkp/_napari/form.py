@@ -67,7 +67,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Blur",
             "The kinds of blur to start the search from; the estimate may leave them.",
             names={
-                "auto": "Any kind",
+                "auto": "Automatic",
                 "gaussian": "Optics, out of focus",
                 "line": "Straight motion",
                 "trajectory": "Camera shake",
@@ -156,20 +156,26 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "data_weight": Entry(
             "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
         ),
+        "motion_data_weight": Entry("In motion", "The same for kernels of motion.", 0, 1e6),
     },
     SearchConfig: {
-        "rounds": Entry("Rounds", "Images that each guess forms, all from the start.", 1),
+        "rounds": Entry("Rounds", "Images that a guess of motion forms, all from the start.", 1),
         "steps": Entry("Round length", "Steps per round, no more than those of the run.", 1),
-        "settled": Entry(
-            "Settled", "Share of a later round after which its image informs the kernel.", 0, 1
-        ),
+        "gaussian_rounds": Entry("For optics", "Rounds of the guess that optics blurred.", 1),
+        "gaussian_steps": Entry("Their length", "Steps per round of that guess.", 1),
+        "settled": Entry("Settled", "Share of a round after which its kernels count.", 0, 1),
         "memory": Entry(
             "Memory", "Share of what the later rounds said that a kernel update keeps.", 0, 1
         ),
         "left_out": Entry(
             "Left out", "Share of the image's pixels that a round does not see.", 0, 0.9
         ),
-        "chains": Entry("Guesses", "Guesses of motion, which start differently.", 1, 100),
+        "chains": Entry(
+            "Guesses",
+            "Guesses of motion besides that of optics, where the blur is automatic.",
+            0,
+            100,
+        ),
         "channels": Entry("Channels", "Width of the small network of the search.", 4, 1024),
         "trials": Entry(
             "Trials",
@@ -184,7 +190,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "margin": Entry(
             "Handicap",
             "By which motion has to predict better than optics, half the log of the errors' ratio.",
-            1e-6,
+            0,
             1e6,
         ),
     },

@@ -27,8 +27,9 @@ class DIPRestorer:
         growth of the gradient prior.
     precision : dtype of the network's convolutions.
     generator : CPU generator of z and of the initial φ_x.
-    seen : LR samples that the fit may use, bool, shape (h, w); None for all. The others are
-        predicted, see `prediction_error`.
+    seen : LR samples that the fit is held to, bool, shape (h, w); None for all. At the others the
+        residual counts as zero, and they are predicted, see `prediction_error`; under SSIM their
+        data still takes part in the local means of their neighbours.
     """
 
     def __init__(
