@@ -11,7 +11,7 @@ from PIL import Image
 
 from napari_dkp.config import RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import degrade
-from napari_dkp.stack import n_search_steps
+from napari_dkp.stack import search_steps
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
@@ -144,7 +144,7 @@ def test_quality_resumes_and_writes_both_files(folder, tmp_path, in_process, cap
     assert set(runs) == {("bicubic", 0), (known, 0), (known, 1), (fast, 0)}
     settings = Settings.from_dict(runs[fast, 0]["settings"])
     assert settings.iterations == runs[known, 0]["figures"]["steps"] == 2
-    assert runs[fast, 0]["figures"]["steps"] == 2 + n_search_steps(settings)
+    assert runs[fast, 0]["figures"]["steps"] == 2 + search_steps(settings)
     for run in runs.values():
         assert run["figures"]["aligned PSNR"] >= run["figures"]["PSNR"]
     assert runs["bicubic", 0]["figures"]["PSNR"] > 20
@@ -217,12 +217,21 @@ def test_kernel_share_is_of_a_whole_run():
     paper = Settings(iterations=100, rks=RKSConfig(sampler="paper", every=3)).resolve()
     # Every 3 steps from the fourth on: 33 updates.
     assert speed.kernel_share(paper, seconds) == pytest.approx(9.6 / 19.6)
-    search = SearchConfig(rounds=2, steps=20, settled=0.5, trials=1, trial_steps=30)
+    search = SearchConfig(
+        rounds=2,
+        steps=20,
+        gaussian_rounds=3,
+        gaussian_steps=10,
+        settled=0.5,
+        chains=1,
+        trials=1,
+        trial_steps=30,
+    )
     settings = Settings(iterations=100, rks=RKSConfig(every=3), search=search).resolve()
-    # Two hypotheses, each with a round of six updates, one of updates after steps 12, 15 and 18,
-    # and one trial.
-    kernel = 2 * 3.0 + 2 * (6 + 3) * 0.2
-    image = 2 * (2 * 20 + 30) * 0.05 + 100 * 0.1
+    # Three rounds of updates after steps 3, 6 and 9 for Gaussians; for paths a round of six and
+    # one of updates after steps 12, 15 and 18; one trial each.
+    kernel = 2 * 3.0 + (3 * 3 + 6 + 3) * 0.2
+    image = (3 * 10 + 2 * 20 + 2 * 30) * 0.05 + 100 * 0.1
     assert speed.kernel_share(settings, seconds) == pytest.approx(kernel / (kernel + image))
 
 

@@ -51,6 +51,7 @@ def test_numpy_numbers_are_stored_as_plain_ones():
         (PKEConfig, {"warm_up": -1}, ValueError),
         (PKEConfig, {"steps": 0}, ValueError),
         (PKEConfig, {"data_weight": -1}, ValueError),
+        (PKEConfig, {"motion_data_weight": -1}, ValueError),
         (DIPConfig, {"network": "unet"}, ValueError),
         (DIPConfig, {"channels": 0}, ValueError),
         (DIPConfig, {"learning_rate": float("nan")}, ValueError),
@@ -60,16 +61,19 @@ def test_numpy_numbers_are_stored_as_plain_ones():
         (DIPConfig, {"settling": 1.1}, ValueError),
         (SearchConfig, {"rounds": 0}, ValueError),
         (SearchConfig, {"steps": 0}, ValueError),
+        (SearchConfig, {"gaussian_rounds": 0}, ValueError),
+        (SearchConfig, {"gaussian_steps": 0}, ValueError),
+        (SearchConfig, {"gaussian_steps": 2.5}, TypeError),
         (SearchConfig, {"settled": 1.1}, ValueError),
         (SearchConfig, {"memory": -0.1}, ValueError),
         (SearchConfig, {"left_out": 0.95}, ValueError),
-        (SearchConfig, {"chains": 0}, ValueError),
+        (SearchConfig, {"chains": -1}, ValueError),
         (SearchConfig, {"channels": 3}, ValueError),
         (SearchConfig, {"trials": 0}, ValueError),
         (SearchConfig, {"trials": 1.5}, TypeError),
         (SearchConfig, {"trial_steps": 0}, ValueError),
         (SearchConfig, {"trial_left_out": 0.0}, ValueError),
-        (SearchConfig, {"margin": 0.0}, ValueError),
+        (SearchConfig, {"margin": -0.01}, ValueError),
     ],
 )
 def test_numbers_out_of_range_are_named(kind, change, error):
@@ -158,19 +162,11 @@ def test_the_published_preset_is_the_published_method():
     assert resolved.rks.every == 5
     assert resolved.rks.residual == "plain"
     assert resolved.pke.learning_rate == 1e-4
+    assert resolved.pke.data_weight == 0.2
     assert resolved.dip.network == "published"
     assert resolved.dip.optimiser == "adam"
     assert (resolved.dip.gradient_weight, resolved.dip.gradient_growth) == (2e-4, 0)
     assert resolved.dip.settling == 1
-
-
-@pytest.mark.parametrize(
-    ("hypotheses", "longest", "steps"),
-    [(1, 100, 3 * 10), (2, 100, 2 * (3 * 10 + 2 * 20)), (2, 15, 2 * (3 * 10 + 2 * 15)), (3, 4, 60)],
-)
-def test_a_search_is_rounds_and_trials_of_each_hypothesis(hypotheses, longest, steps):
-    config = SearchConfig(rounds=3, steps=10, trials=2, trial_steps=20)
-    assert config.n_steps(hypotheses, longest) == steps
 
 
 SETTINGS = [
@@ -179,8 +175,8 @@ SETTINGS = [
     Settings(scale=(2, 3), axes="TCZYX", kernel_size=(5, 7), seed=2**62, device="cuda:1"),
     Settings(
         rks=RKSConfig(gaussian_variance=(0.5, 3), path_width=(0.1, 2)),
-        pke=PKEConfig(hidden=(30, 40)),
-        search=SearchConfig(chains=2, left_out=0),
+        pke=PKEConfig(hidden=(30, 40), motion_data_weight=0),
+        search=SearchConfig(chains=2, left_out=0, gaussian_rounds=3, margin=0),
         dip=DIPConfig(network="published"),
     ),
 ]

@@ -18,7 +18,16 @@ SMALL = Settings(
     kernel_size=5,
     rks=RKSConfig(particles=16),
     pke=PKEConfig(hidden=(16,), steps=1, warm_up=0),
-    search=SearchConfig(rounds=3, steps=7, trials=2, trial_steps=4, channels=4),
+    search=SearchConfig(
+        rounds=3,
+        steps=7,
+        gaussian_rounds=2,
+        gaussian_steps=9,
+        chains=1,
+        trials=2,
+        trial_steps=4,
+        channels=4,
+    ),
     dip=DIPConfig(channels=4),
 )
 
@@ -77,9 +86,15 @@ def test_the_search_is_paid_once_per_plane():
     [
         {},
         {"kernel_family": "line"},
+        {"kernel_family": "gaussian"},
         {"iterations": 5},
-        {"search": SearchConfig(rounds=2, steps=16, settled=0.0, chains=2, trials=1)},
-        {"search": SearchConfig(rounds=3, steps=12, settled=1.0)},
+        {
+            "search": replace(
+                SMALL.search, steps=16, settled=0.0, chains=2, trials=1, gaussian_rounds=1
+            )
+        },
+        {"search": replace(SMALL.search, steps=12, settled=1.0)},
+        {"search": replace(SMALL.search, chains=0)},
         {"rks": RKSConfig(sampler="paper", every=5)},
         {"rks": RKSConfig(sampler="paper", every=1), "kernel_family": "gaussian"},
         {"known": True},

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from napari_dkp.config import SearchConfig
 from napari_dkp.engine import RestorerStep
 from napari_dkp.randomness import make_generator
-from napari_dkp.search import Hypothesis, KernelSearch
+from napari_dkp.search import Hypothesis, KernelSearch, Schedule, n_search_steps, schedules
 from napari_dkp.state import State, Stop
 
 START = torch.full((1, 4, 4), -1.0)
@@ -75,10 +75,10 @@ class Laboratory:
         return fit
 
 
-CONFIG = SearchConfig(
-    rounds=3, steps=10, trials=2, trial_steps=8, left_out=0.1, trial_left_out=0.3, settled=0.4
-)
-N_ROUNDS, N_TRIALS = CONFIG.rounds, CONFIG.trials
+CONFIG = SearchConfig(trials=2, trial_steps=8, left_out=0.1, trial_left_out=0.3)
+SCHEDULE = Schedule("trajectory", rounds=3, burn_in=1, steps=10, settled=4)
+N_ROUNDS, N_TRIALS = SCHEDULE.rounds, CONFIG.trials
+EVERY = 2
 
 
 def search(
@@ -99,7 +99,7 @@ def search(
                     laboratory or Laboratory(),
                     START,
                     config,
-                    kernel_every=2,
+                    kernel_every=EVERY,
                     longest=longest,
                     generator=make_generator(seed),
                 ).run()
@@ -112,14 +112,13 @@ def search(
 A, B = kernel(12), kernel(22)
 
 
+def hypothesis(base: float = 0.0, **changes: object) -> Hypothesis:
+    return Hypothesis(Prior(base), replace(SCHEDULE, **changes))
+
+
 def two(handicap: float = 0.0) -> tuple[Hypothesis, Hypothesis]:
     """Hypotheses whose kernels, means of the last two of three rounds, are A and B."""
-    return Hypothesis(Prior(9.5)), Hypothesis(Prior(19.5), handicap)
-
-
-def nearer(found: Tensor) -> Tensor:
-    """Return which of A and B the kernel is nearer to."""
-    return min((A, B), key=lambda other: (found - other).abs().sum().item())
+    return hypothesis(9.5), hypothesis(19.5, handicap=handicap)
 
 
 Errors = Callable[[int], float]
@@ -127,10 +126,10 @@ Errors = Callable[[int], float]
 
 def trials(a: tuple[Errors, Errors], b: tuple[Errors, Errors]) -> Laboratory:
     """Make fits whose error at each step is that of the trial of A or B."""
-    schedule = dict(enumerate((*a, *b), start=2 * N_ROUNDS + 1))
+    errors = dict(enumerate((*a, *b), start=2 * N_ROUNDS + 1))
 
     def arrange(fit: Fit) -> None:
-        fit.error_at = schedule.get(fit.number, fit.error_at)
+        fit.error_at = errors.get(fit.number, fit.error_at)
 
     return Laboratory(arrange)
 
@@ -139,65 +138,208 @@ def constant(a: float, b: float) -> Laboratory:
     return trials((lambda _: a,) * 2, (lambda _: b,) * 2)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("longest", [1000, 9, 3])
-def test_there_are_as_many_states_as_the_config_says(count, longest):
-    states, _ = search(*(Hypothesis(Prior()) for _ in range(count)), longest=longest)
-    assert len(states) == CONFIG.n_steps(count, longest)
+# Schedules
+
+
+NUMBERS = SearchConfig(
+    rounds=5,
+    steps=20,
+    gaussian_rounds=3,
+    gaussian_steps=30,
+    settled=0.4,
+    chains=2,
+    trials=2,
+    trial_steps=25,
+    margin=0.07,
+)
+GAUSSIAN = Schedule("gaussian", 3, 3, 30, 12)
+PATH = Schedule("trajectory", 5, 2, 20, 8, 0.07)
+LINE = replace(PATH, family="line")
+
+
+@pytest.mark.parametrize(
+    ("family", "plan"),
+    [
+        ("auto", [GAUSSIAN, PATH, PATH]),
+        ("gaussian", [GAUSSIAN]),
+        ("line", [LINE, LINE]),
+        ("trajectory", [PATH, PATH]),
+    ],
+)
+def test_motion_has_chains_and_a_handicap_and_gaussians_burn_in_to_the_end(family, plan):
+    assert schedules(family, NUMBERS, 1000) == plan
+
+
+@pytest.mark.parametrize(
+    ("longest", "steps", "settled"),
+    [(30, (30, 20), (12, 8)), (25, (25, 20), (10, 8)), (10, (10, 10), (4, 4)), (1, (1, 1), (0, 0))],
+)
+def test_no_round_is_longer_than_the_longest(longest, steps, settled):
+    gaussian, path, _ = schedules("auto", NUMBERS, longest)
+    assert (gaussian.steps, path.steps) == steps
+    assert (gaussian.settled, path.settled) == settled
+    assert (gaussian.rounds, path.rounds) == (3, 5)
+
+
+@pytest.mark.parametrize(("rounds", "burn_in"), [(1, 0), (2, 1), (3, 1), (8, 4)])
+def test_motion_burns_in_for_half_of_its_rounds(rounds, burn_in):
+    config = replace(NUMBERS, rounds=rounds, gaussian_rounds=rounds)
+    gaussian, path, _ = schedules("auto", config, 1000)
+    assert (gaussian.burn_in, path.burn_in) == (rounds, burn_in)
+
+
+@pytest.mark.parametrize(
+    ("family", "longest", "steps"),
+    [
+        ("gaussian", 1000, 3 * 30),
+        ("line", 1000, 2 * (5 * 20 + 2 * 25)),
+        ("auto", 1000, 3 * 30 + 2 * 5 * 20 + 3 * 2 * 25),
+        ("auto", 22, 3 * 22 + 2 * 5 * 20 + 3 * 2 * 22),
+        ("auto", 4, (3 + 2 * 5 + 3 * 2) * 4),
+    ],
+)
+def test_a_search_is_the_rounds_of_all_and_trials_where_there_are_several(family, longest, steps):
+    plan = schedules(family, NUMBERS, longest)
+    assert n_search_steps(plan, NUMBERS, longest) == steps
+
+
+@pytest.mark.parametrize("chains", [0, 1])
+def test_motion_that_is_named_has_one_chain_at_least_which_alone_is_not_tried(chains):
+    config = replace(NUMBERS, chains=chains)
+    for family, schedule in (("line", LINE), ("trajectory", PATH)):
+        plan = schedules(family, config, 1000)
+        assert plan == [schedule]
+        assert n_search_steps(plan, config, 1000) == 5 * 20
+
+
+def test_without_chains_optics_are_taken_for_granted():
+    config = replace(NUMBERS, chains=0)
+    assert schedules("auto", config, 1000) == schedules("gaussian", config, 1000) == [GAUSSIAN]
+    assert n_search_steps([GAUSSIAN], config, 1000) == 3 * 30
+
+
+@pytest.mark.parametrize(
+    ("burn_in", "settled", "first"),
+    [
+        (0, 4, [4, 4, 4]),
+        (1, 4, [7, 4, 4]),
+        (3, 4, [7, 7, 7]),
+        (1, 0, [7, 1, 1]),
+        (1, 10, [7, 10, 10]),
+    ],
+)
+def test_kernels_move_at_once_in_the_burn_in_and_later_once_the_image_has_settled(
+    burn_in, settled, first
+):
+    schedule = replace(SCHEDULE, burn_in=burn_in, settled=settled)
+    assert [schedule.first_update(number, 7) for number in range(3)] == first
+
+
+@pytest.mark.parametrize(
+    ("burn_in", "settled", "rounds", "steps"),
+    [
+        (0, 4, [0, 1, 2], range(5, 11)),
+        (1, 4, [1, 2], range(5, 11)),
+        (2, 0, [2], range(1, 11)),
+        # Where all is burn-in, all rounds count.
+        (3, 5, [0, 1, 2], range(6, 11)),
+        # The last step of a round counts always.
+        (1, 10, [1, 2], [10]),
+    ],
+)
+def test_settled_kernels_count_past_the_burn_in_or_if_there_is_nothing_else(
+    burn_in, settled, rounds, steps
+):
+    schedule = replace(SCHEDULE, burn_in=burn_in, settled=settled)
+    counted = [(n, step) for n in range(3) for step in range(1, 11) if schedule.counts(n, step)]
+    assert counted == [(n, step) for n in rounds for step in steps]
+
+
+# Rounds
+
+
+@pytest.mark.parametrize("family", ["gaussian", "line", "auto"])
+@pytest.mark.parametrize("longest", [1000, 22, 3])
+def test_there_are_as_many_states_as_foretold(family, longest):
+    plan = schedules(family, NUMBERS, longest)
+    several = [Hypothesis(Prior(), schedule) for schedule in plan]
+    states, _ = search(*several, config=NUMBERS, longest=longest)
+    assert len(states) == n_search_steps(plan, NUMBERS, longest)
     assert {state.stop for state in states} == {Stop.RUNNING}
     assert all(state.searching for state in states)
 
 
 @pytest.mark.parametrize(
-    ("rounds", "mean"), [(1, 1.0), (2, 2.0), (3, 2.5), (4, 3.5), (5, 4.0), (6, 5.0)]
+    ("rounds", "burn_in", "mean"), [(1, 0, 1.0), (1, 1, 1.0), (4, 2, 3.5), (5, 2, 4.0), (4, 4, 2.5)]
 )
-def test_the_kernel_is_the_mean_over_the_later_half_of_rounds(rounds, mean):
-    _, found = search(Hypothesis(Prior()), config=SearchConfig(rounds=rounds, steps=4))
+def test_the_kernel_is_the_mean_over_the_rounds_that_count(rounds, burn_in, mean):
+    _, found = search(hypothesis(rounds=rounds, burn_in=burn_in))
     torch.testing.assert_close(found, kernel(mean))
 
 
-def test_a_round_ends_with_its_last_kernel():
-    class Moving(Prior):
-        def step(self, image: Tensor | None) -> Tensor:
-            super().step(image)
-            return kernel(100 * self.images + len(self.shown[-1]))
+class Moving(Prior):
+    """Adds a hundredth per update of the image to the kernel."""
 
-    # Steps 4, 6 and 8 of 10 are followed by an update.
-    _, found = search(Hypothesis(Moving()))
-    torch.testing.assert_close(found, kernel((203 + 303) / 2))
+    def step(self, image: Tensor | None) -> Tensor:
+        return super().step(image) + len(self.shown[-1]) / 100
 
 
 @pytest.mark.parametrize(
-    ("settled", "shown"), [(0.0, [2, 4, 6, 8]), (0.4, [4, 6, 8]), (0.5, [6, 8]), (1.0, [])]
+    ("burn_in", "settled", "mean"),
+    [
+        # Kernels of steps 5 to 10: updates follow steps 4, 6 and 8.
+        (1, 4, 2.5 + 0.02),
+        # Kernels of steps 6 to 10: updates follow steps 2, 4, 6 and 8.
+        (3, 5, 2.0 + 0.032),
+        # Kernel of step 10, without and with updates.
+        (1, 10, 2.5),
+        (3, 10, 2.0 + 0.04),
+    ],
 )
-def test_an_image_informs_the_kernel_once_it_has_settled(settled, shown):
-    """In the later half of rounds."""
-    prior = Prior()
-    search(Hypothesis(prior), config=SearchConfig(rounds=4, steps=10, settled=settled))
+def test_a_round_counts_with_the_kernels_of_its_settled_steps(burn_in, settled, mean):
+    schedule = replace(SCHEDULE, burn_in=burn_in, settled=settled)
+    _, found = search(Hypothesis(Moving(), schedule))
+    torch.testing.assert_close(found, kernel(mean))
+
+
+@pytest.mark.parametrize(
+    ("settled", "shown"), [(0, [2, 4, 6, 8]), (4, [4, 6, 8]), (5, [6, 8]), (10, [])]
+)
+def test_past_the_burn_in_an_image_informs_the_kernel_once_it_has_settled(settled, shown):
+    followed = hypothesis(rounds=4, burn_in=2, settled=settled)
+    search(followed)
+    for number in (1, 2):
+        images = [number + step / 1000 for step in (2, 4, 6, 8)]
+        assert followed.prior.shown[number - 1] == pytest.approx(images)
     for number in (3, 4):
-        assert prior.shown[number - 1] == pytest.approx([number + step / 1000 for step in shown])
+        images = [number + step / 1000 for step in shown]
+        assert followed.prior.shown[number - 1] == pytest.approx(images)
 
 
-def test_early_rounds_inform_the_kernel_from_the_first_update_on():
-    prior = Prior()
-    search(Hypothesis(prior), config=SearchConfig(rounds=5, steps=10, settled=0.8))
-    assert [len(images) for images in prior.shown] == [4, 4, 1, 1, 1]
+def test_without_an_end_to_the_burn_in_every_image_informs_the_kernel_at_once():
+    followed = hypothesis(rounds=3, burn_in=3, settled=8)
+    search(followed)
+    assert [len(images) for images in followed.prior.shown] == [4, 4, 4]
+
+
+# Trials
 
 
 def test_a_single_hypothesis_is_not_put_to_trial():
     laboratory = Laboratory()
-    _, found = search(Hypothesis(Prior(), handicap=5.0), laboratory=laboratory)
+    _, found = search(hypothesis(handicap=5.0), laboratory=laboratory)
     assert [fit.left_out for fit in laboratory.fits] == [0.1] * N_ROUNDS
     torch.testing.assert_close(found, kernel(2.5))
 
 
-@pytest.mark.parametrize(("longest", "steps"), [(1000, (10, 8)), (9, (9, 8)), (3, (3, 3))])
-def test_no_fit_is_longer_than_the_longest(longest, steps):
+@pytest.mark.parametrize(("longest", "n_trial_steps"), [(1000, 8), (3, 3)])
+def test_fits_are_as_long_as_their_schedules_and_trials_no_longer_than_the_longest(
+    longest, n_trial_steps
+):
     laboratory = Laboratory()
-    search(*two(), laboratory=laboratory, longest=longest)
-    rounds, trials = laboratory.fits[: 2 * N_ROUNDS], laboratory.fits[2 * N_ROUNDS :]
-    assert [fit.n_steps for fit in rounds] == [steps[0]] * (2 * N_ROUNDS)
-    assert [fit.n_steps for fit in trials] == [steps[1]] * (2 * N_TRIALS)
+    brief = hypothesis(rounds=2, burn_in=2, steps=3, settled=1)
+    search(brief, hypothesis(), laboratory=laboratory, longest=longest)
+    assert [fit.n_steps for fit in laboratory.fits] == [3] * 2 + [10] * 3 + [n_trial_steps] * 4
     assert all(len(fit.kernels) == fit.n_steps for fit in laboratory.fits)
 
 
@@ -207,43 +349,55 @@ def test_the_hypothesis_that_predicts_better_wins(a, b, winner):
     torch.testing.assert_close(found, winner)
 
 
-@pytest.mark.parametrize(("handicap", "winner"), [(0.0, B), (0.02, B), (0.03, A)])
+@pytest.mark.parametrize(("handicap", "winner"), [(0.0, B), (0.02, B), (0.03, A), (9.0, A)])
 def test_a_handicap_counts_against_half_the_logarithm_of_the_ratio_of_errors(handicap, winner):
+    """Whoever wins, wins alone."""
     ratio = math.exp(2 * 0.025)
-    laboratory = constant(0.1 * ratio, 0.1)
-    config = replace(CONFIG, margin=1e-4)
-    _, found = search(*two(handicap), laboratory=laboratory, config=config)
-    torch.testing.assert_close(found, winner)
+    _, found = search(*two(handicap), laboratory=constant(0.1 * ratio, 0.1))
+    assert torch.equal(found, winner)
 
 
-@pytest.mark.parametrize("margins", [-1.0, 0.0, 0.5, 2.0])
-def test_the_weight_of_a_hypothesis_falls_e_fold_per_margin(margins):
-    config = replace(CONFIG, margin=0.03)
-    # B is behind by so many margins, handicap included.
-    worse = math.exp(2 * 0.03 * (margins + 1))
-    laboratory = constant(0.1, 0.1 * worse)
-    _, found = search(*two(handicap=-0.03), laboratory=laboratory, config=config)
-    weights = torch.softmax(torch.tensor([0.0, -margins]), 0)
-    torch.testing.assert_close(found, weights[0] * A + weights[1] * B, rtol=1e-4, atol=0)
+def test_the_margin_counts_by_way_of_the_handicap_alone():
+    config = replace(CONFIG, margin=100.0)
+    _, found = search(*two(), laboratory=constant(0.101, 0.1), config=config)
+    assert torch.equal(found, B)
+
+
+def test_of_equal_predictions_the_first_is_taken():
+    _, found = search(*two(), laboratory=constant(0.1, 0.1))
+    assert torch.equal(found, A)
+
+
+@pytest.mark.parametrize("winner", [0, 1, 2])
+def test_of_many_hypotheses_the_one_that_predicts_best_wins(winner):
+    first_trial = 3 * N_ROUNDS + 1
+
+    def arrange(fit: Fit) -> None:
+        number = (fit.number - first_trial) // N_TRIALS
+        fit.error_at = lambda _: 0.1 if number == winner else 0.2
+
+    many = [hypothesis(base) for base in (0, 10, 20)]
+    _, found = search(*many, laboratory=Laboratory(arrange))
+    torch.testing.assert_close(found, kernel(10 * winner + 2.5))
 
 
 def test_errors_of_trials_are_averaged_as_logarithms():
     """Geometric means 0.20 and 0.19; arithmetic means, 0.20 and 0.40, are the other way round."""
     laboratory = trials((lambda _: 0.20, lambda _: 0.20), (lambda _: 0.76, lambda _: 0.0475))
     _, found = search(*two(), laboratory=laboratory)
-    assert nearer(found) is B
+    torch.testing.assert_close(found, B)
 
 
 def test_the_first_steps_of_a_trial_do_not_count():
     late = (lambda step: 9.0 if step <= 3 else 0.2,) * 2
     _, found = search(*two(), laboratory=trials(late, (lambda _: 0.3,) * 2))
-    assert nearer(found) is A
+    torch.testing.assert_close(found, A)
 
 
 def test_a_lucky_last_step_does_not_decide():
     lucky = (lambda step: 0.1 if step == 8 else 0.3,) * 2
     _, found = search(*two(), laboratory=trials((lambda _: 0.2,) * 2, lucky))
-    assert nearer(found) is A
+    torch.testing.assert_close(found, A)
 
 
 def diverging(laboratory: Laboratory, at: int, *numbers: int) -> Laboratory:
@@ -273,25 +427,30 @@ def test_a_trial_that_diverges_loses(at, trial, loser, winner):
     assert all(state.image.isfinite().all() for state in states)
 
 
-def test_where_every_trial_diverges_there_is_a_kernel_all_the_same():
+@pytest.mark.parametrize(("handicaps", "winner"), [((0, 0), A), ((0, 0.1), A), ((0.1, 0), B)])
+def test_where_every_trial_diverges_handicaps_decide(handicaps, winner):
     broken = diverging(constant(0.3, 0.1), 1, *range(2 * N_ROUNDS + 1, 100))
-    _, found = search(*two(), laboratory=broken)
-    assert (found >= A).all() and (found <= B).all()
+    pair = [hypothesis(base, handicap=h) for base, h in zip((9.5, 19.5), handicaps, strict=True)]
+    _, found = search(*pair, laboratory=broken)
+    assert torch.equal(found, winner)
 
 
-@pytest.mark.parametrize(("a", "b", "winner"), [(0.2, 0.1, B), (0.1, 0.2, A)])
-def test_with_the_smallest_margin_the_better_prediction_wins(a, b, winner):
-    config = replace(CONFIG, margin=1e-6)
-    _, found = search(*two(), laboratory=constant(a, b), config=config)
-    torch.testing.assert_close(found, winner)
-
-
-def test_a_round_that_diverges_does_not_end_the_search():
-    laboratory = diverging(Laboratory(), 3, 2)
-    states, found = search(Hypothesis(Prior()), laboratory=laboratory)
-    assert [len(fit.kernels) for fit in laboratory.fits] == [10, 3, 10]
+@pytest.mark.parametrize(
+    ("at", "mean"),
+    # The third image is whole, the second has steps 5 to `at`.
+    [(3, 3.0), (4, 3.0), (5, (1 * 2 + 6 * 3) / 7), (8, (4 * 2 + 6 * 3) / 10)],
+)
+def test_a_round_that_diverges_does_not_end_the_search(at, mean):
+    laboratory = diverging(Laboratory(), at, 2)
+    states, found = search(hypothesis(), laboratory=laboratory)
+    assert [len(fit.kernels) for fit in laboratory.fits] == [10, at, 10]
     assert {state.stop for state in states} == {Stop.RUNNING}
-    torch.testing.assert_close(found, kernel(2.5))
+    torch.testing.assert_close(found, kernel(mean))
+
+
+def test_where_no_round_gets_so_far_as_to_count_the_last_kernel_is_taken():
+    _, found = search(hypothesis(), laboratory=diverging(Laboratory(), 2, 1, 2, 3))
+    torch.testing.assert_close(found, kernel(3))
 
 
 def test_hypotheses_are_tried_on_the_same_samples_with_the_same_networks():
@@ -315,9 +474,12 @@ def test_the_generator_decides_the_seeds_of_all_fits():
     assert not set(seeds(1)) & set(seeds(2))
 
 
+def two_brief() -> list[Hypothesis]:
+    return [hypothesis(base, rounds=2, steps=3, settled=1) for base in (9.5, 19.5)]
+
+
 def test_the_image_of_the_latest_finished_fit_is_shown():
-    config = SearchConfig(rounds=2, steps=3, trials=1, trial_steps=2)
-    states, _ = search(*two(), config=config)
+    states, _ = search(*two_brief(), config=replace(CONFIG, trials=1, trial_steps=2))
     # Images of fit n, step m are n + m / 1000: the first fit's own, then the end of the last one.
     first = [1.001, 1.002, 1.003]
     later = [1.003] * 3 + [2.003] * 3 + [3.003] * 3 + [4.003] * 2 + [5.002] * 2
@@ -325,13 +487,12 @@ def test_the_image_of_the_latest_finished_fit_is_shown():
 
 
 def test_states_show_the_kernel_at_work():
-    config = SearchConfig(rounds=2, steps=3, trials=1, trial_steps=2)
-    states, _ = search(*two(), config=config)
+    states, _ = search(*two_brief(), config=replace(CONFIG, trials=1, trial_steps=2))
     expected = [10.5] * 3 + [11.5] * 3 + [20.5] * 3 + [21.5] * 3 + [11.5] * 2 + [21.5] * 2
     assert [state.kernel[0, 0].item() for state in states] == expected
 
 
 def test_a_first_fit_that_diverges_at_once_shows_the_start():
-    states, _ = search(Hypothesis(Prior()), laboratory=diverging(Laboratory(), 1, 1))
+    states, _ = search(hypothesis(), laboratory=diverging(Laboratory(), 1, 1))
     assert torch.equal(states[0].image, START)
     assert torch.equal(states[1].image, START)

@@ -17,7 +17,7 @@ from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.metrics import kernel_ncc, psnr
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.stack import Parts, Run, guess_axes, n_search_steps
+from napari_dkp.stack import Parts, Run, guess_axes, search_steps
 from napari_dkp.state import Stop
 
 TINY = {
@@ -27,7 +27,16 @@ TINY = {
     "precision": "float32",
     "rks": RKSConfig(particles=16),
     "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(rounds=1, steps=2, trials=1, trial_steps=2, channels=4),
+    "search": SearchConfig(
+        rounds=1,
+        steps=2,
+        gaussian_rounds=1,
+        gaussian_steps=2,
+        chains=1,
+        trials=1,
+        trial_steps=2,
+        channels=4,
+    ),
     "dip": DIPConfig(channels=4),
 }
 
@@ -453,12 +462,21 @@ def test_stored_settings_repeat_the_run():
 
 
 def test_a_preset_is_stored_as_its_numbers():
-    run = Run(picture(10, 12), Settings(preset="fast", kernel_size=5, device="cpu"))
+    run = Run(picture(10, 12), Settings(preset="best", kernel_size=5, device="cpu"))
     resolved = run.settings
     assert resolved.axes == "YX"
     assert None not in (resolved.iterations, resolved.rks, resolved.pke)
     assert None not in (resolved.search, resolved.dip)
-    assert run.n_steps == resolved.search.n_steps(2, resolved.iterations) + resolved.iterations
+    # Gaussian rounds, rounds of paths, trials of both; then the restoration.
+    assert search_steps(resolved) == 2 * 100 + 6 * 50 + 2 * 3 * 100
+    assert run.n_steps == search_steps(resolved) + 600
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced"])
+def test_quick_presets_take_optics_for_granted(preset):
+    brief = Settings(preset=preset).resolve()
+    assert search_steps(brief) == search_steps(replace(brief, kernel_family="gaussian"))
+    assert search_steps(brief) == brief.search.gaussian_rounds * 100
 
 
 # A known kernel
@@ -670,16 +688,27 @@ def test_nothing_is_searched_for_a_known_kernel_or_as_published(change):
 @pytest.mark.parametrize(
     ("family", "chains", "steps"),
     [
-        ("auto", 1, 2 * (3 * 2 + 2 * 4)),
-        ("auto", 3, 4 * (3 * 2 + 2 * 4)),
-        ("gaussian", 3, 3 * 2),
+        ("auto", 0, 2 * 4),
+        ("auto", 1, 2 * 4 + 3 * 2 + 2 * 2 * 4),
+        ("auto", 3, 2 * 4 + 3 * 3 * 2 + 4 * 2 * 4),
+        ("gaussian", 3, 2 * 4),
+        ("line", 0, 3 * 2),
         ("line", 1, 3 * 2),
         ("line", 2, 2 * (3 * 2 + 2 * 4)),
         ("trajectory", 1, 3 * 2),
     ],
 )
 def test_the_search_has_a_hypothesis_per_family_and_chain(family, chains, steps):
-    config = SearchConfig(rounds=3, steps=2, trials=2, trial_steps=4, chains=chains, channels=4)
+    config = SearchConfig(
+        rounds=3,
+        steps=2,
+        gaussian_rounds=2,
+        gaussian_steps=4,
+        trials=2,
+        trial_steps=4,
+        chains=chains,
+        channels=4,
+    )
     run = Run(picture(10, 12), settings(search=config, kernel_family=family))
     states = list(run)
     assert len(states) == run.n_steps == steps + 6
@@ -687,9 +716,42 @@ def test_the_search_has_a_hypothesis_per_family_and_chain(family, chains, steps)
 
 
 def test_no_fit_of_the_search_is_longer_than_the_restoration():
-    config = SearchConfig(rounds=2, steps=50, trials=1, trial_steps=100, channels=4)
+    config = SearchConfig(rounds=2, gaussian_rounds=4, chains=1, trials=1, channels=4)
     run = Run(picture(10, 12), settings(search=config, iterations=3))
-    assert len(list(run)) == run.n_steps == 2 * (2 * 3 + 3) + 3
+    assert len(list(run)) == run.n_steps == (2 + 4) * 3 + 2 * 3 + 3
+
+
+@pytest.fixture
+def priors(monkeypatch) -> list[tuple[str, PKEConfig, float, int]]:
+    """Family, numbers, memory and burn-in of each kernel prior made."""
+    made = []
+
+    def prior(model, data, family, rks, pke, generator, memory, burn_in):
+        made.append((family, pke, memory, burn_in))
+        return object()
+
+    monkeypatch.setattr("napari_dkp.stack.DynamicKernelPrior", prior)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("family", "weight"), [("gaussian", 0.3), ("auto", 0.3), ("line", 0.7), ("trajectory", 0.7)]
+)
+def test_data_weigh_as_the_family_says(priors, family, weight):
+    pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
+    parts, _, _ = parts_of(settings(pke=pke))
+    parts.prior(family, make_generator(0))
+    assert priors == [(family, replace(pke, data_weight=weight), 0.0, 0)]
+
+
+def test_hypotheses_of_a_search_have_priors_of_their_own(priors):
+    config = replace(TINY["search"], rounds=5, gaussian_rounds=3, chains=2, memory=0.6)
+    pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
+    parts, model, data = parts_of(settings(search=config, pke=pke))
+    parts.search(model.upsample(data), make_generator(0))
+    gaussian = ("gaussian", pke, 0.6, 3)
+    path = ("trajectory", replace(pke, data_weight=0.7), 0.6, 2)
+    assert priors == [gaussian, path, path]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -731,7 +793,7 @@ def test_open_settings_are_refused():
     model = Degradation((10, 12), (2, 2), (5, 5))
     for use in (
         lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), Settings()),
-        lambda: n_search_steps(Settings()),
+        lambda: search_steps(Settings()),
     ):
         with pytest.raises(ValueError, match="settings: expected resolved settings"):
             use()
@@ -780,7 +842,16 @@ def test_the_search_finds_an_oblique_kernel_better_than_its_start(simulated):
     lr = degrade(hr, oblique, noise=0.5, boundary="circular")
     brief = QUICK | {
         "iterations": 60,
-        "search": SearchConfig(rounds=4, steps=40, trials=1, trial_steps=40, channels=16),
+        "search": SearchConfig(
+            rounds=4,
+            steps=40,
+            gaussian_rounds=3,
+            gaussian_steps=50,
+            chains=1,
+            trials=1,
+            trial_steps=40,
+            channels=16,
+        ),
         "pke": PKEConfig(hidden=(200,), warm_up=100),
         "rks": RKSConfig(particles=128),
     }
@@ -788,7 +859,7 @@ def test_the_search_finds_an_oblique_kernel_better_than_its_start(simulated):
     first, found = (kernel_ncc(state.kernel, oblique) for state in (states[0], states[-1]))
     assert found > first + 0.03
     assert found > 0.92
-    n_search = 2 * (4 * 40 + 40)
+    n_search = 3 * 50 + 4 * 40 + 2 * 40
     assert [state.step for state in states] == list(range(1, n_search + 60 + 1))
     assert [state.searching for state in states] == [True] * n_search + [False] * 60
 

@@ -217,7 +217,7 @@ class SearchConfig:
 
     rounds: int = 6
     steps: int = 50
-    gaussian_rounds: int = 2
+    gaussian_rounds: int = 4
     gaussian_steps: int = 100
     settled: float = 0.5
     memory: float = 0.9
@@ -367,10 +367,10 @@ class _Preset:
 
 _PRESETS = {
     "fast": _Preset(
-        200, search=SearchConfig(rounds=4, gaussian_rounds=1, trials=1), dip=DIPConfig(channels=32)
+        200, search=SearchConfig(rounds=4, gaussian_rounds=2, trials=1), dip=DIPConfig(channels=32)
     ),
     "balanced": _Preset(400),
-    "best": _Preset(600, search=SearchConfig(chains=1, trials=3)),
+    "best": _Preset(600, search=SearchConfig(gaussian_rounds=8, chains=1, trials=3)),
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", residual="plain", max_sites=_ALL_SITES),
