@@ -229,8 +229,8 @@ def test_kernel_share_is_of_a_whole_run():
     )
     settings = Settings(iterations=100, rks=RKSConfig(every=3), search=search).resolve()
     # Three rounds of updates after steps 3, 6 and 9 for Gaussians; for paths a round of six and
-    # one of updates after steps 12, 15 and 18; one trial each.
-    kernel = 2 * 3.0 + (3 * 3 + 6 + 3) * 0.2
+    # one of updates after steps 12, 15 and 18; one trial each. Gaussians warm up in each round.
+    kernel = (3 + 1) * 3.0 + (3 * 3 + 6 + 3) * 0.2
     image = (3 * 10 + 2 * 20 + 2 * 30) * 0.05 + 100 * 0.1
     assert speed.kernel_share(settings, seconds) == pytest.approx(kernel / (kernel + image))
 

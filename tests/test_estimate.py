@@ -111,7 +111,7 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     def watched(prior, image):
         if image is not None:
             steps.append("kernel")
-        elif prior._images == 0:
+        elif prior._images == 0 or prior._afresh:
             steps.append("warm-up")
         return step(prior, image)
 

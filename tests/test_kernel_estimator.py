@@ -129,7 +129,11 @@ def test_a_step_returns_the_kernel_it_arrived_at():
 
 
 def dynamic_prior(
-    kernel: torch.Tensor, memory: float = 0.0, burn_in: int = 1, **rks: object
+    kernel: torch.Tensor,
+    memory: float = 0.0,
+    burn_in: int = 1,
+    afresh: bool = False,
+    **rks: object,
 ) -> DynamicKernelPrior:
     return DynamicKernelPrior(
         MODEL,
@@ -140,6 +144,7 @@ def dynamic_prior(
         make_generator(0),
         memory,
         burn_in,
+        afresh,
     )
 
 
@@ -257,6 +262,18 @@ def test_only_the_first_image_is_preceded_by_a_warm_up(recorder):
         prior.step(sharp_image())
         counts.append(recorder.warm_ups)
     assert counts == [PKEConfig().warm_up] * 3
+
+
+def test_afresh_a_new_image_begins_with_a_kernel_that_no_image_has_informed():
+    informed, other = (dynamic_prior(truth, afresh=True) for truth in (shaken(), isotropic(3.0)))
+    seconds = []
+    for prior, image in ((informed, sharp_image()), (other, sharp_image().flip(-1))):
+        first = prior.step(None)
+        last = prior.step(image)
+        seconds.append(prior.step(None))
+        assert not torch.equal(seconds[-1], first)
+        assert not torch.equal(seconds[-1], last)
+    assert torch.equal(*seconds)
 
 
 def test_a_new_image_goes_on_from_the_kernel_of_the_last():

@@ -152,8 +152,8 @@ NUMBERS = SearchConfig(
     trial_steps=25,
     margin=0.07,
 )
-GAUSSIAN = Schedule("gaussian", 3, 3, 30, 12)
-PATH = Schedule("trajectory", 5, 2, 20, 8, 0.07)
+GAUSSIAN = Schedule("gaussian", 3, 3, 30, 12, afresh=True)
+PATH = Schedule("trajectory", 5, 2, 20, 8, handicap=0.07)
 LINE = replace(PATH, family="line")
 
 
