@@ -468,7 +468,7 @@ def test_a_preset_is_stored_as_its_numbers():
     assert None not in (resolved.iterations, resolved.rks, resolved.pke)
     assert None not in (resolved.search, resolved.dip)
     # Gaussian rounds, rounds of paths, trials of both; then the restoration.
-    assert search_steps(resolved) == 2 * 100 + 6 * 50 + 2 * 3 * 100
+    assert search_steps(resolved) == 8 * 100 + 6 * 50 + 2 * 3 * 100
     assert run.n_steps == search_steps(resolved) + 600
 
 
@@ -722,12 +722,12 @@ def test_no_fit_of_the_search_is_longer_than_the_restoration():
 
 
 @pytest.fixture
-def priors(monkeypatch) -> list[tuple[str, PKEConfig, float, int]]:
-    """Family, numbers, memory and burn-in of each kernel prior made."""
+def priors(monkeypatch) -> list[tuple[str, PKEConfig, float, int, bool]]:
+    """Family, numbers, memory, burn-in and afresh of each kernel prior made."""
     made = []
 
-    def prior(model, data, family, rks, pke, generator, memory, burn_in):
-        made.append((family, pke, memory, burn_in))
+    def prior(model, data, family, rks, pke, generator, memory, burn_in, afresh):
+        made.append((family, pke, memory, burn_in, afresh))
         return object()
 
     monkeypatch.setattr("napari_dkp.stack.DynamicKernelPrior", prior)
@@ -741,7 +741,7 @@ def test_data_weigh_as_the_family_says(priors, family, weight):
     pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
     parts, _, _ = parts_of(settings(pke=pke))
     parts.prior(family, make_generator(0))
-    assert priors == [(family, replace(pke, data_weight=weight), 0.0, 0)]
+    assert priors == [(family, replace(pke, data_weight=weight), 0.0, 0, False)]
 
 
 def test_hypotheses_of_a_search_have_priors_of_their_own(priors):
@@ -749,8 +749,8 @@ def test_hypotheses_of_a_search_have_priors_of_their_own(priors):
     pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
     parts, model, data = parts_of(settings(search=config, pke=pke))
     parts.search(model.upsample(data), make_generator(0))
-    gaussian = ("gaussian", pke, 0.6, 3)
-    path = ("trajectory", replace(pke, data_weight=0.7), 0.6, 2)
+    gaussian = ("gaussian", pke, 0.6, 3, True)
+    path = ("trajectory", replace(pke, data_weight=0.7), 0.6, 2, False)
     assert priors == [gaussian, path, path]
 
 
