@@ -28,7 +28,8 @@ class Counting:
             for name, default in (("loss", 1 / self.steps), ("residual", 2 / self.steps))
         }
         image = torch.full((1, 6, 6), float(self.steps))
-        return RestorerStep(image, image[:, 1:-1, 1:-1], values["loss"], values["residual"])
+        loss, residual = torch.tensor([values["loss"], values["residual"]], dtype=torch.float64)
+        return RestorerStep(image, image[:, 1:-1, 1:-1], loss, residual)
 
 
 class Recording:
@@ -135,6 +136,55 @@ def test_an_exploding_residual_ends_the_run():
 def test_a_residual_that_merely_fluctuates_does_not():
     states = run(Counting(residual={7: 20.0}))
     assert states[-1].stop is Stop.COMPLETED
+
+
+# Blocks
+
+
+def outline(states: list[State[Tensor]]) -> list[tuple[object, ...]]:
+    return [
+        (
+            state.step,
+            state.image[0, 0, 0].item(),
+            state.kernel[0, 0].item(),
+            state.loss,
+            state.residual,
+            state.stop,
+        )
+        for state in states
+    ]
+
+
+@pytest.mark.parametrize("block", [2, 3, 5, 100])
+@pytest.mark.parametrize("every", [1, 3, 5])
+@pytest.mark.parametrize("overruled", [{}, *({"loss": {at: math.nan}} for at in range(1, 13))])
+def test_blocks_yield_the_states_of_single_steps(block, every, overruled):
+    """What diverges in the middle of a block is not shown to the prior either."""
+    seen = []
+    for length in (1, block):
+        prior = Recording()
+        states = alternate(Counting(**overruled), prior, START, 12, every, 2, length)
+        seen.append((outline(list(states)), [None if x is None else x.mean() for x in prior.shown]))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 100])
+def test_a_block_ends_where_the_kernel_changes(block):
+    restorer = Counting()
+    states = alternate(restorer, Recording(), START, 13, kernel_every=5, block=block)
+    taken = []
+    for _ in states:
+        if restorer.steps not in taken:
+            taken.append(restorer.steps)
+    steps = range(1, 14)
+    assert taken == [n for n in steps if n % 5 == 0 or (n % 5) % block == 0 or n == 13]
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", 1), ("meta", 4)])
+def test_numbers_are_read_together_where_reading_is_dear(device, ahead):
+    restorer = Counting()
+    next(alternate(restorer, Recording(), START.to(device), 100, kernel_every=4))
+    assert restorer.steps == ahead
 
 
 # Adaptors

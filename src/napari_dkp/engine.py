@@ -23,14 +23,14 @@ class RestorerStep(NamedTuple):
     ----------
     image : x^t on the domain of the forward model, for the kernel prior.
     estimate : the image to hand out, on the HR frame.
-    loss : the restorer's own objective.
-    residual : root mean square of y - (x * k)↓s, normalised intensity.
+    loss : the restorer's own objective, a scalar.
+    residual : root mean square of y - (x * k)↓s, normalised intensity, a scalar.
     """
 
     image: Tensor
     estimate: Tensor
-    loss: float
-    residual: float
+    loss: Tensor
+    residual: Tensor
 
 
 class ImageRestorer(Protocol):
@@ -58,6 +58,7 @@ def alternate(
     n_steps: int,
     kernel_every: int = 5,
     kernel_after: int = 1,
+    block: int | None = None,
 ) -> StateGenerator[Tensor]:
     """Alternate kernel and image updates (Alg. 2, eqs. 14-16).
 
@@ -68,6 +69,9 @@ def alternate(
     n_steps : image steps.
     kernel_every : image steps per kernel update; 5 as published.
     kernel_after : image steps before the first kernel update.
+    block : image steps to take, up to the next kernel update, before their numbers are read and
+        their states yielded: to read is to wait for the device. None takes one on the CPU, where
+        states come as soon as they are there, and as many as there are elsewhere.
 
     Yields
     ------
@@ -79,24 +83,37 @@ def alternate(
         flat = torch.full_like(kernel, 1 / kernel.numel())
         yield State(1, n_steps, start, flat, math.inf, math.inf, Stop.DIVERGED)
         return
+    if block is None:
+        block = 1 if start.device.type == "cpu" else kernel_every
     previous: State[Tensor] | None = None
     smallest = math.inf
     image: Tensor | None = None
-    for step in range(1, n_steps + 1):
-        done = step - 1
-        if image is not None and done >= kernel_after and done % kernel_every == 0:
+    step = 0
+    while step < n_steps:
+        if image is not None and step >= kernel_after and step % kernel_every == 0:
             kernel = prior.step(image)
-        image, estimate, loss, residual = restorer.step(kernel)
-        smallest = max(min(smallest, residual), _EXACT)
-        if not (math.isfinite(loss + residual) and residual <= _EXPLOSION * smallest):
-            good = previous or State(step, n_steps, start, kernel, math.inf, math.inf)
-            yield State(
-                step, n_steps, good.image, good.kernel, good.loss, good.residual, Stop.DIVERGED
-            )
-            return
-        stop = Stop.COMPLETED if step == n_steps else Stop.RUNNING
-        previous = State(step, n_steps, estimate, kernel, loss, residual, stop)
-        yield previous
+        count = min(block, kernel_every - step % kernel_every, n_steps - step)
+        taken = [restorer.step(kernel) for _ in range(count)]
+        image = taken[-1].image
+        for (_, estimate, _, _), (loss, residual) in zip(taken, _numbers(taken), strict=True):
+            step += 1
+            smallest = max(min(smallest, residual), _EXACT)
+            if not (math.isfinite(loss + residual) and residual <= _EXPLOSION * smallest):
+                good = previous or State(step, n_steps, start, kernel, math.inf, math.inf)
+                yield State(
+                    step, n_steps, good.image, good.kernel, good.loss, good.residual, Stop.DIVERGED
+                )
+                return
+            stop = Stop.COMPLETED if step == n_steps else Stop.RUNNING
+            previous = State(step, n_steps, estimate, kernel, loss, residual, stop)
+            yield previous
+
+
+def _numbers(steps: list[RestorerStep]) -> list[tuple[float, float]]:
+    """Return loss and residual of each step, for which the device is waited for once."""
+    scalars = [scalar for step in steps for scalar in (step.loss, step.residual)]
+    numbers: list[float] = torch.stack(scalars).tolist()
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 # A residual so many times the smallest of the run is no fluctuation; one below _EXACT, in

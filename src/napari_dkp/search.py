@@ -191,7 +191,8 @@ class KernelSearch:
         for seed in seeds:
             generator = make_generator(seed)
             restorer = self._make_restorer(steps, self._config.trial_left_out, generator)
-            fit = engine.alternate(restorer, KnownKernel(kernel), self._start, steps)
+            # Step by step: the restorer knows the error of its latest step only.
+            fit = engine.alternate(restorer, KnownKernel(kernel), self._start, steps, block=1)
             for state in self._shown_with(fit):
                 yield state
                 if state.step > steps - _LAST:

@@ -95,8 +95,8 @@ class DIPRestorer:
             optimiser.step()
         self._steps += 1
         image = image.detach()
-        loss_value, misfit = torch.stack([loss.detach(), squared.detach()]).tolist()
-        return RestorerStep(image, self._model.crop(image), loss_value, misfit**0.5)
+        residual = squared.detach().sqrt()
+        return RestorerStep(image, self._model.crop(image), loss.detach(), residual)
 
     def prediction_error(self) -> Tensor:
         """Return 1 - SSIM of the latest step where only unseen samples differ from the data."""
