@@ -10,8 +10,9 @@ from napari_dkp.config import DIPConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
 from napari_dkp.randomness import initialise
+from napari_dkp.restorers.graphs import Replayed, make_graph
 from napari_dkp.restorers.networks import make_network
-from napari_dkp.restorers.optimisers import make_optimisers
+from napari_dkp.restorers.optimisers import make_optimisers, set_learning_rate
 
 
 class DIPRestorer:
@@ -65,38 +66,25 @@ class DIPRestorer:
                 weight.data = weight.data.contiguous(memory_format=layout)
         self._optimisers = make_optimisers(network, config)
         self._ssim_loss = SSIMLoss(data)
-        # The published prior sums over HR pixels and divides by the number of LR samples.
-        self._gradient_weight = config.gradient_weight * math.prod(model.scale)
+        self._replayed = Replayed(make_graph(data.device))
+        # What changes from step to step, as tensors that stay where they are.
         self._kernel: Tensor | None = None
-        self._transfer = torch.empty(0)
+        self._transfer = model.transfer(data.new_zeros(model.kernel_shape))
+        self._gradient_weight = data.new_zeros(())
 
     @torch.enable_grad()
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one gradient step on φ_x under `kernel`, shape (K, K)."""
         if kernel is not self._kernel:
-            self._kernel, self._transfer = kernel, self._model.transfer(kernel)
-        image = self._image()
-        predicted = self._model.forward_by(self._transfer, image)
-        fitted = predicted
-        if self._seen is not None:
-            fitted = torch.where(self._seen, predicted, self._data)
-            self._predicted = predicted.detach()
-        squared = (fitted - self._data).square().mean()
-        loss = self._fidelity(fitted, squared)
-        if self._gradient_weight:
-            # It comes in late: it flattens the image, and large steps have to form it first.
-            growth = (self._steps / self._n_steps) ** self._config.gradient_growth
-            loss = loss + growth * self._gradient_weight * sparse_gradients(image)
+            self._kernel = kernel
+            self._transfer.copy_(self._model.transfer(kernel))
+        if self._steps == self._n_ssim:  # from here on the work is another
+            self._replayed = Replayed(make_graph(self._data.device))
+        self._set_gradient_weight()
         self._set_learning_rate()
-        for optimiser in self._optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        for optimiser in self._optimisers:
-            optimiser.step()
+        image, loss, residual, self._predicted = self._replayed(self._descend)
         self._steps += 1
-        image = image.detach()
-        residual = squared.detach().sqrt()
-        return RestorerStep(image, self._model.crop(image), loss.detach(), residual)
+        return RestorerStep(image, self._model.crop(image), loss, residual)
 
     def prediction_error(self) -> Tensor:
         """Return 1 - SSIM of the latest step where only unseen samples differ from the data."""
@@ -104,10 +92,34 @@ class DIPRestorer:
             raise ValueError("seen: expected samples left out of the fit; got None")
         return self._ssim_loss(torch.where(self._seen, self._data, self._predicted))
 
+    def _descend(self) -> tuple[Tensor, ...]:
+        """Move φ_x; return the image before, its loss, its residual and what it predicts.
+
+        This may be recorded and replayed: a number that Python knows stays as it was then.
+        """
+        image = self._image()
+        predicted = self._model.forward_by(self._transfer, image)
+        fitted = predicted
+        if self._seen is not None:
+            fitted = torch.where(self._seen, predicted, self._data)
+        squared = (fitted - self._data).square().mean()
+        loss = self._fidelity(fitted, squared)
+        if self._config.gradient_weight:
+            loss = loss + self._gradient_weight * sparse_gradients(image)
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in self._optimisers:
+            optimiser.step()
+        return image.detach(), loss.detach(), squared.detach().sqrt(), predicted.detach()
+
     def _image(self) -> Tensor:
         """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""
         with torch.autocast(
-            self._noise.device.type, self._precision, self._precision != torch.float32
+            self._noise.device.type,
+            self._precision,
+            self._precision != torch.float32,
+            cache_enabled=False,  # a graph's casts must not outlive its recording
         ):
             logits = self._network(self._noise)
         low, high = self._bounds
@@ -116,13 +128,18 @@ class DIPRestorer:
     def _fidelity(self, fitted: Tensor, squared: Tensor) -> Tensor:
         return self._ssim_loss(fitted) if self._steps < self._n_ssim else squared
 
+    def _set_gradient_weight(self) -> None:
+        """Let it grow: the prior flattens the image, and large steps have to form it first."""
+        growth = (self._steps / self._n_steps) ** self._config.gradient_growth
+        # The published prior sums over HR pixels and divides by the number of LR samples.
+        pixels_per_sample = math.prod(self._model.scale)
+        self._gradient_weight.fill_(growth * (self._config.gradient_weight * pixels_per_sample))
+
     def _set_learning_rate(self) -> None:
         """Keep it over the first half of the run, then lower it linearly to its last value."""
         done = min(max(2 * self._steps / self._n_steps - 1, 0.0), 1.0)
         share = 1 - done * (1 - self._config.settling)
-        for optimiser in self._optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = share * self._config.learning_rate
+        set_learning_rate(self._optimisers, share * self._config.learning_rate)
 
 
 def sparse_gradients(image: Tensor) -> Tensor:

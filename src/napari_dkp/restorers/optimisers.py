@@ -20,11 +20,14 @@ class Muon(Optimizer):
     Parameters
     ----------
     weights : parameters of at least two axes.
-    lr : spectral norm of a step, for matrices no taller than wide.
+    lr : spectral norm of a step, for matrices no taller than wide; a tensor is read at each step,
+        without waiting for its device.
     momentum : decay of the running mean of gradients.
     """
 
-    def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, weights: Iterable[Tensor], lr: float | Tensor, momentum: float = 0.95
+    ) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum})
         self._batches: list[tuple[dict[str, Any], list[Tensor], Tensor]] = []
         for group in self.param_groups:
@@ -96,9 +99,12 @@ _NEWTON_SCHULZ_STEPS = (2, 3)
 def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
     """Return the optimisers that the config names, each with its share of the parameters."""
     weights = list(network.parameters())
-    fused = weights[0].device.type != "mps"
+    device = weights[0].device
+    rate: float | Tensor = config.learning_rate
+    if device.type == "cuda":  # a graph would go on with the number that it was recorded with
+        rate = torch.tensor(rate, dtype=torch.float32, device=device)
     if config.optimiser == "adam":
-        return [Adam(weights, config.learning_rate, fused=fused)]
+        return [_make_adam(weights, rate)]
     # The head's few rows are the image's channels: nothing to make orthogonal.
     matrices = [
         layer.weight
@@ -107,4 +113,22 @@ def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
     ]
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in weights if id(weight) not in chosen]
-    return [Muon(matrices, config.learning_rate), Adam(rest, config.learning_rate, fused=fused)]
+    return [Muon(matrices, rate), _make_adam(rest, rate)]
+
+
+def set_learning_rate(optimisers: Iterable[Optimizer], rate: float) -> None:
+    """Let optimisers go on with this learning rate."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def _make_adam(weights: list[nn.Parameter], rate: float | Tensor) -> Adam:
+    device = weights[0].device.type
+    adam = Adam(weights, rate, fused=device != "mps", capturable=device == "cuda")
+    # Capturable, it warns of steps outside a graph; but the first ones are always such.
+    vars(adam)["_warned_capturable_if_run_uncaptured"] = True
+    return adam
