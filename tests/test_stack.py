@@ -1,8 +1,10 @@
 """Whole runs: axes, planes, units, seeds, stopping, and what cannot be used."""
 
+import gc
 import inspect
 import json
 import math
+import weakref
 from dataclasses import fields, replace
 
 import dask.array as da
@@ -11,7 +13,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from napari_dkp import iter_restore, restore
+from napari_dkp import iter_restore, restore, stack
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.metrics import kernel_ncc, psnr
@@ -334,6 +336,45 @@ def test_states_are_not_written_again():
     for state, (image, kernel) in zip(states, copies, strict=True):
         np.testing.assert_array_equal(state.image, image)
         np.testing.assert_array_equal(state.kernel, kernel)
+
+
+@pytest.fixture
+def fetched(monkeypatch) -> list[int]:
+    """Count the states whose arrays leave the device, by their step."""
+    steps: list[int] = []
+    fetch = stack._fetched
+    monkeypatch.setattr(
+        stack, "_fetched", lambda state, *how: steps.append(state.step) or fetch(state, *how)
+    )
+    return steps
+
+
+def test_a_run_that_nobody_watches_leaves_its_arrays_on_the_device(fetched):
+    restore(picture(2, 10, 12), **TINY, axes="ZYX", progress=lambda state: state.residual)
+    assert fetched == [PER_PLANE] * 2
+
+
+def test_the_arrays_of_a_state_leave_the_device_when_they_are_looked_at(fetched):
+    states = list(Run(picture(10, 12), settings()))
+    assert fetched == [PER_PLANE]
+    assert states[3].image.shape == (20, 24)
+    assert states[3].kernel.shape == (5, 5)
+    assert fetched == [PER_PLANE, 4]
+
+
+def test_a_stopped_run_is_freed_with_its_last_reference():
+    run = Run(picture(10, 12), settings())
+    states = iter(run)
+    state = next(states)
+    states.close()
+    reference = weakref.ref(run)
+    gc.disable()
+    try:
+        del run, states
+        assert reference() is None
+    finally:
+        gc.enable()
+    assert state.image.shape == (20, 24)
 
 
 def test_there_is_no_result_before_the_first_step():

@@ -6,6 +6,7 @@ Only this module joins restorers, kernel priors and the engine.
 import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -35,7 +36,7 @@ from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.search import Fit, Hypothesis, KernelSearch, n_search_steps, schedules
-from napari_dkp.state import Restoration, State, Stop
+from napari_dkp.state import Restoration, State, Stop, Unfetched
 
 
 class Run:
@@ -120,21 +121,17 @@ class Run:
         self._diverged = False
         began = perf_counter()
         for number, index in enumerate(self._planes):
-            last = number == self.n_planes - 1
             plane = self._read(index)
             _checks.finite(f"image, plane {index}", plane)
             _checks.within_float32("image", plane)
-            for state in self._restore_plane(plane, index):
-                self._diverged |= state.stop is Stop.DIVERGED
+            for state in self._restore_plane(plane, index, number):
                 self._states[index] = state
                 history = self._search_history if state.searching else self._history
                 history.append(state.residual)
-                self._steps = number * self._steps_per_plane + state.step
+                self._steps = state.step
                 self._seconds = perf_counter() - began
-                stop = state.stop if last else Stop.RUNNING
-                if stop is Stop.COMPLETED and self._diverged:
-                    stop = Stop.DIVERGED
-                yield replace(state, step=self._steps, n_steps=self.n_steps, stop=stop)
+                yield state
+            self._states[index] = replace(state)  # which fetches its arrays
 
     def result(self) -> Restoration:
         """Return what there is: also of a run that was stopped.
@@ -177,27 +174,33 @@ class Run:
         )
 
     def _restore_plane(
-        self, plane: np.ndarray, index: tuple[int, ...]
+        self, plane: np.ndarray, index: tuple[int, ...], number: int
     ) -> Generator[State[np.ndarray], None, None]:
-        """Restore one plane of shape (C, h, w); yield states in its intensity units."""
+        """Restore one plane of shape (C, h, w); yield states of the run in intensity units."""
+        done = number * self._steps_per_plane
         if plane.min() == plane.max():
-            yield self._empty(index)
+            yield self._empty(index, number)
             return
         scaling = _Scaling.of(plane)
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
-        states = fit(self._model, data, scaling.bounds, self.settings, self._kernel)
-        for state in states:
-            yield State(
-                step=state.step,
-                n_steps=state.n_steps,
-                image=_sealed(self._as_read(scaling.restore(state.image.cpu().numpy()))),
-                kernel=_sealed(state.kernel.cpu().numpy().copy()),
+        for state in fit(self._model, data, scaling.bounds, self.settings, self._kernel):
+            yield Unfetched.of(
+                partial(_fetched, state, scaling, self._order),
+                step=done + state.step,
+                n_steps=self.n_steps,
                 loss=state.loss,
                 residual=scaling.range * state.residual,
-                stop=state.stop,
+                stop=self._stop(state.stop, number),
                 plane=index,
                 searching=state.searching,
             )
+
+    def _stop(self, stop: Stop, number: int) -> Stop:
+        """Return the stop of the run where that of a plane is `stop`."""
+        self._diverged |= stop is Stop.DIVERGED
+        if number < self.n_planes - 1:
+            return Stop.RUNNING
+        return Stop.DIVERGED if self._diverged and stop is Stop.COMPLETED else stop
 
     def _read(self, index: tuple[int, ...]) -> np.ndarray:
         """Load one plane in its own type, shape (C, h, w)."""
@@ -210,23 +213,24 @@ class Run:
     def _interpolated(self, index: tuple[int, ...]) -> np.ndarray:
         """Return a plane's source on the HR grid, zero where the source is not finite."""
         plane = np.nan_to_num(self._read(index).astype(np.float32), posinf=0.0, neginf=0.0)
-        return self._as_read(self._model.upsample(torch.from_numpy(plane)).numpy())
+        return _as_read(self._model.upsample(torch.from_numpy(plane)).numpy(), self._order)
 
-    def _empty(self, index: tuple[int, ...]) -> State[np.ndarray]:
+    def _empty(self, index: tuple[int, ...], number: int) -> State[np.ndarray]:
         """Return the last state of a plane without contrast: nothing to do, no kernel to find."""
         kernel = self._kernel
         if kernel is None:
             kernel = np.zeros(self._model.kernel_shape, np.float32)
             kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
-        steps = self._steps_per_plane
-        image = self._interpolated(index)
-        kernel = _sealed(kernel.copy())
-        return State(steps, steps, _sealed(image), kernel, 0.0, 0.0, Stop.COMPLETED, index)
-
-    def _as_read(self, plane: np.ndarray) -> np.ndarray:
-        """Put the axes of a plane (C, sh, sw) back in the input's order."""
-        plane = plane if len(self._order) == 3 else plane[0]
-        return plane.transpose(np.argsort(self._order))
+        return State(
+            step=(number + 1) * self._steps_per_plane,
+            n_steps=self.n_steps,
+            image=_sealed(self._interpolated(index)),
+            kernel=_sealed(kernel.copy()),
+            loss=0.0,
+            residual=0.0,
+            stop=self._stop(Stop.COMPLETED, number),
+            plane=index,
+        )
 
 
 @dataclass(frozen=True)
@@ -547,6 +551,20 @@ def guess_axes(shape: Sequence[int]) -> str:
     if len(shape) not in names:
         raise ValueError(f"image: expected 2 to 5 axes; got {len(shape)}, shape {tuple(shape)}")
     return names[len(shape)]
+
+
+def _fetched(
+    state: State[Tensor], scaling: _Scaling, order: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring image and kernel of a plane's state to the host, as users see them."""
+    image = _as_read(scaling.restore(state.image.cpu().numpy()), order)
+    return _sealed(image), _sealed(state.kernel.cpu().numpy().copy())
+
+
+def _as_read(plane: np.ndarray, order: list[int]) -> np.ndarray:
+    """Put the axes of a plane (C, sh, sw) where its input has C (if any), Y and X."""
+    plane = plane if len(order) == 3 else plane[0]
+    return plane.transpose(np.argsort(order))
 
 
 def _sealed(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """What a run hands out: immutable states on the way, a restoration at the end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +35,8 @@ class State(Generic[Array]):
     ----------
     step, n_steps : steps done and planned, over all planes of the run.
     image : HR estimate of the plane at work. From `iter_restore`: numpy float32 in the input's
-        intensity units, shape (sY, sX) or, with channels, their axis where the input had it.
+        intensity units, shape (sY, sX) or, with channels, their axis where the input had it; it
+        leaves the device when it is first looked at.
     kernel : its point spread function, shape (K, K), non-negative, sums to 1.
     loss : objective of the image restorer at this step; its terms may change during a run.
     residual : root mean square of LR minus re-blurred HR image, in the intensity units of `image`;
@@ -54,6 +56,32 @@ class State(Generic[Array]):
     stop: Stop = Stop.RUNNING
     plane: tuple[int, ...] = ()
     searching: bool = False
+
+
+class Unfetched(State[Array]):
+    """A state whose arrays stay on their device until one is looked at: few states ever are."""
+
+    __slots__ = ("_fetch",)
+
+    _fetch: Callable[[], tuple[Array, Array]]
+
+    @classmethod
+    def of(cls, fetch: Callable[[], tuple[Array, Array]], **fields: Any) -> "Unfetched[Array]":
+        """Return a state of these fields; its image and its kernel are what `fetch` returns."""
+        state = cls.__new__(cls)
+        for name, value in {"_fetch": fetch, **fields}.items():
+            object.__setattr__(state, name, value)
+        return state
+
+    def __getattr__(self, name: str) -> Any:
+        # Python comes here for slots that are still empty.
+        if name not in ("image", "kernel"):
+            raise AttributeError(name)
+        image, kernel = self._fetch()
+        object.__setattr__(self, "image", image)
+        object.__setattr__(self, "kernel", kernel)
+        object.__delattr__(self, "_fetch")
+        return object.__getattribute__(self, name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
