@@ -60,12 +60,12 @@ MAIN = {
 
 # Each differs from "balanced" in one thing.
 ABLATIONS = {
-    "Gaussian family only": Row(family="gaussian"),
-    "trajectory family only": Row(family="trajectory"),
-    "one round": Row(search={"gaussian_rounds": 1}),
-    "no samples left out": Row(search={"left_out": 0.0}),
-    "plain residual": Row(rks={"residual": "plain"}),
-    "no PKE data term": Row(pke={"data_weight": 0.0, "motion_data_weight": 0.0}),
+    "one random draw for RKS": Row(rks={"sampler": "paper", "draws": 1}),
+    "no PKE data term": Row(pke={"data_weight": 0.0}, search={"data_weight": 0.0}),
+    "kernel never stands": Row(rks={"updates": 10**6}),
+    "motion: one round": Row(search={"rounds": 1}),
+    "motion: no samples left out": Row(search={"left_out": 0.0}),
+    "motion: no memory": Row(search={"memory": 0.0}),
     "squared distance": Row(pke={"distance": "squared"}),
     "published network": Row(dip={"network": "published"}),
     "Adam": Row(dip={"optimiser": "adam", "learning_rate": 7e-3}),

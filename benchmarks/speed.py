@@ -95,10 +95,8 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     parts = _parts(settings, side, channels)
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
-    scout = parts.scout(1, 0.1, generator)
-    # Kernels of all families cost about the same.
-    family = "gaussian" if settings.kernel_family == "auto" else settings.kernel_family
-    prior = parts.prior(family, generator)
+    scout = parts.scout(1, generator)
+    prior = parts.prior(generator)
     began = perf_counter()
     kernel = prior.step(None)
     _finish(device)
@@ -116,10 +114,8 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
 def kernel_share(settings: Settings, figures: Mapping[str, float]) -> float:
     """Return the share of RKS and PKE, warm-up included, in the time of a whole blind run."""
     count = Counts.of(settings)
-    kernel = (
-        count.warm_ups * figures["kernel warm-up"] + count.kernel_steps * figures["kernel step"]
-    )
-    image = count.search_steps * figures["search step"] + count.image_steps * figures["image step"]
+    kernel = count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
+    image = count.search_steps * figures["search step"] + count.steps * figures["image step"]
     return kernel / (kernel + image)
 
 

@@ -20,19 +20,18 @@ Phase = Literal["area", "fkp"]
 Boundary = Literal["free", "circular"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Sampler = Literal["smc", "paper"]
-Residual = Literal["whitened", "plain"]
 Distance = Literal["entropy", "squared"]
 NetworkName = Literal["light", "published"]
 OptimiserName = Literal["muon", "adam"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 KERNEL_FAMILIES: tuple[str, ...] = get_args(KernelFamilyName)
+MOTION_FAMILIES: tuple[str, ...] = ("line", "trajectory")
 PRESETS: tuple[str, ...] = get_args(PresetName)
 PHASES: tuple[str, ...] = get_args(Phase)
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
-RESIDUALS: tuple[str, ...] = get_args(Residual)
 DISTANCES: tuple[str, ...] = get_args(Distance)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 OPTIMISERS: tuple[str, ...] = get_args(OptimiserName)
@@ -73,12 +72,13 @@ class RKSConfig:
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
     draws : fresh kernels per kernel update ("paper", L of eq. 4).
     every : image steps per kernel update.
-    residual : what the likelihood takes for white noise: the Laplacian of the residual over LR
-        samples ("whitened") or, as published, the residual itself ("plain").
+    updates : kernel updates per plane in which a Gaussian kernel is sought while the image forms;
+        from then on it stands at the mean of their last third ("smc").
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
     line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
-    path_extent, path_width : extent of a camera-shake path, and the Gaussian sigma across it.
+    path_extent, path_width : extent of a camera-shake path, and the Gaussian sigma across it. A
+        point between pixels, spread over them by linear interpolation, already has sigma 0.4.
     """
 
     sampler: Sampler = "smc"
@@ -87,13 +87,13 @@ class RKSConfig:
     confidence: float = 100.0
     draws: int = 5
     every: int = 5
-    residual: Residual = "whitened"
-    max_sites: int = 8192
+    updates: int = 48
+    max_sites: int = 2048
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
-    line_width: Interval = (0.3, 1.0)
+    line_width: Interval = (0.4, 1.0)
     path_extent: Interval | None = None
-    path_width: Interval = (0.3, 1.0)
+    path_width: Interval = (0.4, 1.0)
 
     def __post_init__(self) -> None:
         _checks.choice("sampler", self.sampler, SAMPLERS)
@@ -102,7 +102,7 @@ class RKSConfig:
         _number(self, "confidence", 1e-3)
         _integer(self, "draws", 1, 10000)
         _integer(self, "every", 1, 10000)
-        _checks.choice("residual", self.residual, RESIDUALS)
+        _integer(self, "updates", 2)
         _integer(self, "max_sites", 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
@@ -122,9 +122,8 @@ class PKEConfig:
     warm_up : steps on random kernels before the image is looked at.
     steps : Langevin steps per kernel update.
     distance : from the network's kernel to the sampled one: "entropy" or, as published, "squared".
-    data_weight, motion_data_weight : step size of the data term relative to that of the prior term
-        (gamma_1 / gamma_2 of eq. 12), for Gaussian and for motion kernels: of motion, the families
-        hold a smaller part of what there is.
+    data_weight : step size of the data term relative to that of the prior term
+        (gamma_1 / gamma_2 of eq. 12).
     """
 
     hidden: tuple[int, ...] = (1000,)
@@ -133,7 +132,6 @@ class PKEConfig:
     steps: int = 4
     distance: Distance = "entropy"
     data_weight: float = 0.2
-    motion_data_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, Sequence):
@@ -145,7 +143,6 @@ class PKEConfig:
         _integer(self, "steps", 1)
         _checks.choice("distance", self.distance, DISTANCES)
         _number(self, "data_weight", 0.0)
-        _number(self, "motion_data_weight", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,58 +188,42 @@ class DIPConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The search for the kernel, which goes before the restoration proper ("smc").
+    """The search for a kernel of motion, which goes before the restoration proper ("smc").
 
     Parameters
     ----------
-    rounds : images that a motion hypothesis forms, each from the start, while its kernel goes on:
-        in the first half of them fast, in the second half with averages.
+    rounds : images that are formed, each from the start, while the kernel goes on: in the first
+        half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.
-    gaussian_rounds, gaussian_steps : the same for the Gaussian hypothesis, whose kernel begins anew
-        with each round; the mean counts.
-    settled : share of a round's steps after which kernels count.
+    settled : share of a later round's steps after which its image informs the kernel, and after
+        which kernels count.
     memory : share of what the later rounds said about the kernel that an update keeps.
     left_out : share of LR samples that the image of a round does not see. An image that fits every
         sample makes its kernel look right; the more it has to guess, the wider the kernel.
-    chains : trajectory hypotheses that "auto" tries besides the Gaussian one, which differ in their
-        random draws; 0: none. A motion family that is named has at least one.
+    data_weight : instead of `PKEConfig.data_weight`: of motion, the families hold a smaller part of
+        what there is than of optics.
+    max_sites : instead of `RKSConfig.max_sites`, for the same reason.
     channels : width of the small network that forms the images.
-    trials : fits by which hypotheses are compared, each with other samples left out.
-    trial_steps : image steps per trial, at most `Settings.iterations`.
-    trial_left_out : share of LR samples left out of a trial's fit and predicted by it.
-    margin : half the logarithm of the ratio of prediction errors (1 - SSIM) by which a motion
-        hypothesis has to beat the Gaussian one. Two trials tell errors apart to about 0.03, and
-        paths that the data has bent towards a Gaussian predict nearly as well.
     """
 
     rounds: int = 6
-    steps: int = 50
-    gaussian_rounds: int = 4
-    gaussian_steps: int = 100
+    steps: int = 100
     settled: float = 0.5
     memory: float = 0.9
-    left_out: float = 0.1
-    chains: int = 0
+    left_out: float = 0.2
+    data_weight: float = 1.0
+    max_sites: int = 8192
     channels: int = 32
-    trials: int = 2
-    trial_steps: int = 100
-    trial_left_out: float = 0.2
-    margin: float = 0.1
 
     def __post_init__(self) -> None:
         _integer(self, "rounds", 1)
         _integer(self, "steps", 1)
-        _integer(self, "gaussian_rounds", 1)
-        _integer(self, "gaussian_steps", 1)
         _number(self, "settled", 0.0, 1.0)
         _number(self, "memory", 0.0, 1.0)
         _number(self, "left_out", 0.0, 0.9)
-        _integer(self, "chains", 0, 100)
+        _number(self, "data_weight", 0.0)
+        _integer(self, "max_sites", 256)
         _integer(self, "channels", 4, 1024)
-        _integer(self, "trials", 1, 100)
-        _integer(self, "trial_steps", 1)
-        _number(self, "trial_left_out", 0.01, 0.9)
-        _number(self, "margin", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,8 +235,8 @@ class Settings:
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
     method : image restorer.
-    kernel_family : family that kernels are sampled from; "auto" takes Gaussian ones, unless
-        `SearchConfig.chains` has it try motion too, and that predicts the data clearly better.
+    kernel_family : family that kernels are sampled from; "auto" takes Gaussian ones, for optics:
+        data hardly tells a motion from a Gaussian of the same extent, so motion has to be named.
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
     preset : fills `iterations` and the configs below where they are None.
     iterations : image steps per plane, those of the kernel search not counted.
@@ -366,14 +347,12 @@ class _Preset:
 
 
 _PRESETS = {
-    "fast": _Preset(
-        200, search=SearchConfig(rounds=4, gaussian_rounds=2, trials=1), dip=DIPConfig(channels=32)
-    ),
+    "fast": _Preset(200, search=SearchConfig(rounds=4, steps=50), dip=DIPConfig(channels=32)),
     "balanced": _Preset(400),
-    "best": _Preset(600, search=SearchConfig(gaussian_rounds=8, chains=1, trials=3)),
+    "best": _Preset(600, search=SearchConfig(rounds=10)),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", residual="plain", max_sites=_ALL_SITES),
+        rks=RKSConfig(sampler="paper", max_sites=_ALL_SITES),
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",

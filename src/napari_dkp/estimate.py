@@ -12,8 +12,7 @@ import torch
 from napari_dkp.config import PKEConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
-from napari_dkp.search import schedules
-from napari_dkp.stack import Parts, guess_axes, search_steps
+from napari_dkp.stack import Parts, guess_axes, search_rounds
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,16 @@ def estimate(
         channels,
         str(resolve_device(device or settings.device)),
     )
-    sites = min(math.prod(spatial), settings.rks.max_sites) if settings.rks else 0
     larger = max(1.0, pixels / probe.pixels)
     count = Counts.of(settings, known_kernel=known_kernel)
+    samples = min(math.prod(spatial), count.max_sites)
     return Estimate(
         seconds=planes
         * (
             count.warm_ups * probe.warm_up_seconds
-            + count.kernel_steps * probe.kernel_seconds * max(1.0, sites / probe.sites)
+            + count.updates * probe.kernel_seconds * max(1.0, samples / probe.sites)
             + count.search_steps * probe.search_seconds * larger
-            + count.image_steps * probe.image_seconds * larger
+            + count.steps * probe.image_seconds * larger
         ),
         memory=round(probe.bytes * larger),
     )
@@ -84,16 +83,17 @@ class Counts:
 
     Attributes
     ----------
-    warm_ups : of kernel networks.
-    kernel_steps : updates of the kernel.
-    search_steps : image steps of the kernel search.
-    image_steps : those of the restoration proper.
+    warm_ups : of the kernel network.
+    updates : of the kernel.
+    max_sites : LR samples that an update looks at.
+    search_steps, steps : image steps of the kernel search and of the restoration proper.
     """
 
     warm_ups: int
-    kernel_steps: int
+    updates: int
+    max_sites: int
     search_steps: int
-    image_steps: int
+    steps: int
 
     @classmethod
     def of(cls, settings: Settings, *, known_kernel: bool = False) -> "Counts":
@@ -102,17 +102,14 @@ class Counts:
         if not (rks and search and steps):
             raise ValueError("settings: expected resolved settings; got some with open fields")
         if known_kernel:
-            return cls(0, 0, 0, steps)
-        if rks.sampler == "paper":
-            return cls(1, _updates(steps, 1, rks.every), 0, steps)
-        plan = schedules(settings.kernel_family, search, steps)
-        updates = sum(
-            _updates(schedule.steps, schedule.first_update(number, rks.every), rks.every)
-            for schedule in plan
-            for number in range(schedule.rounds)
-        )
-        warm_ups = sum(schedule.rounds if schedule.afresh else 1 for schedule in plan)
-        return cls(warm_ups, updates, search_steps(settings), steps)
+            return cls(0, 0, 0, 0, steps)
+        if rounds := search_rounds(settings):
+            updates = sum(_updates(each.steps, each.kernel_after, rks.every) for each in rounds)
+            return cls(1, updates, search.max_sites, sum(each.steps for each in rounds), steps)
+        updates = _updates(steps, 1, rks.every)
+        if rks.sampler == "smc":
+            updates = min(updates, rks.updates)
+        return cls(1, updates, rks.max_sites, 0, steps)
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:
@@ -142,13 +139,11 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     warm_up_steps = settings.pke.warm_up if settings.pke else 0
     pke = replace(settings.pke or PKEConfig(), warm_up=_PROBE_WARM_UP)
     parts = Parts(model, data, (0.0, 1.0), replace(settings, pke=pke))
-    # Kernels of all families cost about the same.
-    family = "gaussian" if settings.kernel_family == "auto" else settings.kernel_family
-    prior = parts.prior(family, generator)
-    fresh = [prior, parts.prior(family, generator)]
+    prior = parts.prior(generator)
+    fresh = [prior, parts.prior(generator)]
     kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
     restorer = parts.restorer(generator)
-    scout = parts.scout(1, 0.1, generator)
+    scout = parts.scout(1, generator)
     saved: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:

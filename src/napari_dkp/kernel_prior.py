@@ -1,12 +1,11 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
-from functools import partial
-
 import torch
 from torch import Generator, Tensor
 
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.engine import KernelPrior
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_sampling import make_sampler
 from napari_dkp.kernels import families
@@ -22,11 +21,11 @@ class DynamicKernelPrior:
     family : a family's name; "auto", for all of them, goes with the "paper" sampler only.
     rks, pke : numbers of the method.
     generator : CPU generator of every draw.
+    whitened : take the Laplacian of the residual for white noise, see `Degradation.statistics`.
     memory : share of the earlier statistics that an update keeps. Images that start anew are near
         to independent draws under the kernel; with statistics averaged over them the alternation
         is stochastic approximation EM (Delyon 1999).
     burn_in : first images, whose statistics are not kept: they form under poor kernels.
-    afresh : forget all with each new image; kernels of several images are then independent.
     """
 
     def __init__(
@@ -37,27 +36,25 @@ class DynamicKernelPrior:
         rks: RKSConfig,
         pke: PKEConfig,
         generator: Generator,
+        *,
+        whitened: bool = False,
         memory: float = 0.0,
-        burn_in: int = 1,
-        afresh: bool = False,
+        burn_in: int = 0,
     ) -> None:
         self._model = model
         self._data = data
         self._max_sites = rks.max_sites
-        self._whitened = rks.residual == "whitened"
+        self._whitened = whitened
         self._warm_up = pke.warm_up
         self._memory = memory
         self._burn_in = burn_in
-        self._afresh = afresh
         self._images = 0
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
         # Likelihoods need float64, which MPS does not have.
         home = torch.device("cpu") if data.device.type == "mps" else data.device
-        self._make_sampler = partial(make_sampler, kernel_families, rks, generator, home)
-        self._make_estimator = partial(KernelEstimator, model, pke, generator, home)
-        self._sampler = self._make_sampler()
-        self._estimator = self._make_estimator()
+        self._sampler = make_sampler(kernel_families, rks, generator, home)
+        self._estimator = KernelEstimator(model, pke, generator, home)
 
     def step(self, image: Tensor | None) -> Tensor:
         """Return k^t, shape (*K,), for the image x^{t-1} on the domain; None starts a new image.
@@ -65,10 +62,7 @@ class DynamicKernelPrior:
         Before the first image the estimator warms up on random kernels.
         """
         if image is None:
-            if self._images and self._afresh:
-                self._sampler = self._make_sampler()
-                self._estimator = self._make_estimator()
-            if self._images == 0 or self._afresh:
+            if self._images == 0:
                 for _ in range(self._warm_up):
                     self._estimator.warm_up_step(self._sampler.draw())
             self._images += 1
@@ -79,6 +73,43 @@ class DynamicKernelPrior:
                 statistics = statistics.blended(self._remembered, self._memory)
             self._remembered = statistics
         return self._estimator.step(self._sampler.step(statistics), statistics).to(self._data)
+
+
+class StandingKernel:
+    """A kernel that is sought while its image forms, then stands.
+
+    An image follows its kernel, and a kernel estimated from an image confirms itself: only while
+    the image is still forming does it tell kernels apart. Later the kernel is drawn to the errors
+    of the image and grows ever narrower.
+
+    Parameters
+    ----------
+    prior : seeks it.
+    updates : after so many, the kernel stands at the mean of their last third.
+    """
+
+    def __init__(self, prior: KernelPrior, updates: int) -> None:
+        self._prior = prior
+        self._updates = updates
+        self._done = 0
+        self._late: list[Tensor] = []
+        self._standing: Tensor | None = None
+
+    def step(self, image: Tensor | None) -> Tensor:
+        """Return the prior's kernel for the image, or the one that stands."""
+        if self._standing is not None:
+            return self._standing
+        kernel = self._prior.step(image)
+        self._done += image is not None
+        if self._done > _SETTLED * self._updates:
+            self._late.append(kernel)
+        if self._done == self._updates:
+            kernel = self._standing = torch.stack(self._late).mean(0)
+        return kernel
+
+
+# Share of the updates after which a kernel enters the mean that stands in the end.
+_SETTLED = 0.67
 
 
 class KnownKernel:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from napari_dkp import _checks, engine
 from napari_dkp.config import (
+    MOTION_FAMILIES,
     Boundary,
     DIPConfig,
     KernelFamilyName,
@@ -32,10 +33,10 @@ from napari_dkp.config import (
 )
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
+from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.search import Fit, Hypothesis, KernelSearch, n_search_steps, schedules
+from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 
 
@@ -95,8 +96,9 @@ class Run:
         shape = tuple(image.shape[axis] for axis in self._looped)
         self._planes = list(np.ndindex(*shape))
         self.n_planes = len(self._planes)
-        self._search_steps = 0 if kernel is not None else search_steps(self.settings)
-        self._steps_per_plane = self._search_steps + (self.settings.iterations or 0)
+        rounds = [] if kernel is not None else search_rounds(self.settings)
+        search_steps = sum(each.steps for each in rounds)
+        self._steps_per_plane = search_steps + (self.settings.iterations or 0)
         self.n_steps = self.n_planes * self._steps_per_plane
         self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
         self._diverged = False
@@ -290,23 +292,23 @@ def fit(
     """
     parts = Parts(model, data, bounds, settings)
     generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
     start = model.upsample(data)
-    n_search = 0
     every = parts.rks.every
+    rounds = [] if kernel is not None else search_rounds(settings)
+    n_search = sum(each.steps for each in rounds)
+    n_steps = n_search + parts.n_steps
     prior: engine.KernelPrior
     if kernel is not None:
         prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
-    elif parts.rks.sampler == "paper":
-        prior = parts.prior(settings.kernel_family, generator)
+    elif rounds:
+        scout = partial(parts.scout, generator=generator)
+        search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
+        prior = KnownKernel((yield from search.run(n_steps)))
     else:
-        n_search = search_steps(settings)
-        n_steps = n_search + parts.n_steps
-        search = parts.search(start, generator).run()
-        found = yield from _numbered(search, n_steps)
-        prior = KnownKernel(found)
+        prior = parts.prior(generator)
+    restorer = parts.restorer(generator)
     for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
-        yield replace(state, step=n_search + state.step, n_steps=n_search + parts.n_steps)
+        yield replace(state, step=n_search + state.step, n_steps=n_steps)
 
 
 class Parts:
@@ -338,45 +340,38 @@ class Parts:
         """Return the restorer of the image that is handed out."""
         return self._make_restorer(self._dip, self.n_steps, generator)
 
-    def scout(self, n_steps: int, left_out: float, generator: RandomGenerator) -> DIPRestorer:
+    def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
+        """Return a fresh kernel prior for that image."""
+        sampler, family = self.rks.sampler, self._family
+        if sampler == "smc" and family == "auto":
+            family = "gaussian"
+        prior = DynamicKernelPrior(self._model, self._data, family, self.rks, self._pke, generator)
+        return prior if sampler == "paper" else StandingKernel(prior, self.rks.updates)
+
+    def scout(self, n_steps: int, generator: RandomGenerator) -> DIPRestorer:
         """Return a small restorer for the search that leaves out a share of the samples.
 
         It has no gradient prior: that would flatten the image, which narrows the kernel.
         """
+        search = self._search
         shape = self._data.shape[-2:]
-        seen = torch.rand(shape, generator=generator) >= left_out
-        small = replace(
-            self._dip, network="light", channels=self._search.channels, gradient_weight=0.0
-        )
+        seen = torch.rand(shape, generator=generator) >= search.left_out
+        small = replace(self._dip, network="light", channels=search.channels, gradient_weight=0.0)
         return self._make_restorer(small, n_steps, generator, seen.to(self._data.device))
 
-    def prior(
-        self,
-        family: str,
-        generator: RandomGenerator,
-        memory: float = 0.0,
-        burn_in: int = 0,
-        afresh: bool = False,
-    ) -> DynamicKernelPrior:
-        """Return a fresh kernel prior."""
-        pke = self._pke
-        if family in ("line", "trajectory"):
-            pke = replace(pke, data_weight=pke.motion_data_weight)
+    def motion_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
+        """Return a fresh kernel prior for the search."""
+        search = self._search
         return DynamicKernelPrior(
-            self._model, self._data, family, self.rks, pke, generator, memory, burn_in, afresh
-        )
-
-    def search(self, start: Tensor, generator: RandomGenerator) -> KernelSearch:
-        """Return the kernel search with all its hypotheses."""
-        hypotheses = [
-            Hypothesis(
-                self.prior(plan.family, generator, self._search.memory, plan.burn_in, plan.afresh),
-                plan,
-            )
-            for plan in schedules(self._family, self._search, self.n_steps)
-        ]
-        return KernelSearch(
-            hypotheses, self.scout, start, self._search, self.rks.every, self.n_steps, generator
+            self._model,
+            self._data,
+            self._family,
+            replace(self.rks, max_sites=search.max_sites),
+            replace(self._pke, data_weight=search.data_weight),
+            generator,
+            whitened=True,
+            memory=search.memory,
+            burn_in=burn_in(search),
         )
 
     def _make_restorer(
@@ -398,27 +393,13 @@ class Parts:
         )
 
 
-def search_steps(settings: Settings) -> int:
-    """Return the image steps of the kernel search, per plane."""
+def search_rounds(settings: Settings) -> list[Round]:
+    """Return the rounds of the kernel search, per plane; none where the kernel is optics'."""
     if not (settings.rks and settings.search and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
-    if settings.rks.sampler == "paper":
-        return 0
-    plan = schedules(settings.kernel_family, settings.search, settings.iterations)
-    return n_search_steps(plan, settings.search, settings.iterations)
-
-
-def _numbered(search: Fit[Tensor], n_steps: int) -> Fit[Tensor]:
-    """Count the states of all fits of a search through; return what it returns."""
-    step = 0
-    while True:
-        try:
-            state = next(search)
-        except StopIteration as end:
-            found: Tensor = end.value
-            return found
-        step += 1
-        yield replace(state, step=step, n_steps=n_steps)
+    if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
+        return []
+    return plan(settings.search, settings.iterations, settings.rks.every)
 
 
 def iter_restore(

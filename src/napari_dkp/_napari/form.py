@@ -65,7 +65,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "kernel_family": Entry(
             "Blur",
-            "The kinds of blur to start the search from; the estimate may leave them.",
+            "What blurred the image. Automatic takes optics; motion has to be named.",
             names={
                 "auto": "Automatic",
                 "gaussian": "Optics, out of focus",
@@ -90,7 +90,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             },
         ),
         "iterations": Entry(
-            "Steps", "Steps per image plane once the kernel is found.", 1, 1_000_000
+            "Steps", "Steps per image plane, not counting the search for a motion.", 1, 1_000_000
         ),
         "phase": Entry(
             "Pixel grid",
@@ -127,10 +127,8 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "every": Entry(
             "Steps between", "Image steps from one kernel update to the next.", 1, 10000
         ),
-        "residual": Entry(
-            "Noise",
-            "What of the misfit counts as white noise: its fine detail, or all as published.",
-            names={"whitened": "Fine detail", "plain": "As published"},
+        "updates": Entry(
+            "Kernel updates", "After so many, the kernel of optics stands and the image goes on.", 2
         ),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
@@ -156,13 +154,10 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "data_weight": Entry(
             "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
         ),
-        "motion_data_weight": Entry("In motion", "The same for kernels of motion.", 0, 1e6),
     },
     SearchConfig: {
-        "rounds": Entry("Rounds", "Images that a guess of motion forms, all from the start.", 1),
+        "rounds": Entry("Rounds", "Images that are formed, all from the start.", 1),
         "steps": Entry("Round length", "Steps per round, no more than those of the run.", 1),
-        "gaussian_rounds": Entry("For optics", "Rounds of the guess that optics blurred.", 1),
-        "gaussian_steps": Entry("Their length", "Steps per round of that guess.", 1),
         "settled": Entry("Settled", "Share of a round after which its kernels count.", 0, 1),
         "memory": Entry(
             "Memory", "Share of what the later rounds said that a kernel update keeps.", 0, 1
@@ -170,29 +165,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "left_out": Entry(
             "Left out", "Share of the image's pixels that a round does not see.", 0, 0.9
         ),
-        "chains": Entry(
-            "Guesses",
-            "Guesses of motion besides that of optics, where the blur is automatic.",
-            0,
-            100,
+        "data_weight": Entry(
+            "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
+        ),
+        "max_sites": Entry(
+            "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),
         "channels": Entry("Channels", "Width of the small network of the search.", 4, 1024),
-        "trials": Entry(
-            "Trials",
-            "Fits by which guesses are compared: how well they predict what they did not see.",
-            1,
-            100,
-        ),
-        "trial_steps": Entry("Trial length", "Steps per trial, no more than those of the run.", 1),
-        "trial_left_out": Entry(
-            "Held back", "Share of the image's pixels that a trial has to predict.", 0.01, 0.9
-        ),
-        "margin": Entry(
-            "Handicap",
-            "By which motion has to predict better than optics, half the log of the errors' ratio.",
-            0,
-            1e6,
-        ),
     },
     DIPConfig: {
         "network": Entry(

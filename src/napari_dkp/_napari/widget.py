@@ -44,7 +44,7 @@ ADVANCED = ("iterations", "kernel_size", "axes", "phase", "boundary", "precision
 CONFIGS = {
     "rks": ("Kernel sampling", RKSConfig),
     "pke": ("Kernel network", PKEConfig),
-    "search": ("Kernel search", SearchConfig),
+    "search": ("Search for motion", SearchConfig),
     "dip": ("Image network", DIPConfig),
 }
 _PROBLEM_STYLE = "color: #e5695f;"

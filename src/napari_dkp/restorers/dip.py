@@ -29,8 +29,8 @@ class DIPRestorer:
     precision : dtype of the network's convolutions.
     generator : CPU generator of z and of the initial φ_x.
     seen : LR samples that the fit is held to, bool, shape (h, w); None for all. At the others the
-        residual counts as zero, and they are predicted, see `prediction_error`; under SSIM their
-        data still takes part in the local means of their neighbours.
+        residual counts as zero; under SSIM their data still takes part in the local means of their
+        neighbours.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class DIPRestorer:
         self._model = model
         self._data = data
         self._seen = seen
-        self._predicted = data
         self._bounds = bounds
         self._config = config
         self._precision = precision
@@ -82,26 +81,19 @@ class DIPRestorer:
             self._replayed = Replayed(make_graph(self._data.device))
         self._set_gradient_weight()
         self._set_learning_rate()
-        image, loss, residual, self._predicted = self._replayed(self._descend)
+        image, loss, residual = self._replayed(self._descend)
         self._steps += 1
         return RestorerStep(image, self._model.crop(image), loss, residual)
 
-    def prediction_error(self) -> Tensor:
-        """Return 1 - SSIM of the latest step where only unseen samples differ from the data."""
-        if self._seen is None:
-            raise ValueError("seen: expected samples left out of the fit; got None")
-        return self._ssim_loss(torch.where(self._seen, self._data, self._predicted))
-
     def _descend(self) -> tuple[Tensor, ...]:
-        """Move φ_x; return the image before, its loss, its residual and what it predicts.
+        """Move φ_x; return the image before, its loss and its residual.
 
         This may be recorded and replayed: a number that Python knows stays as it was then.
         """
         image = self._image()
-        predicted = self._model.forward_by(self._transfer, image)
-        fitted = predicted
+        fitted = self._model.forward_by(self._transfer, image)
         if self._seen is not None:
-            fitted = torch.where(self._seen, predicted, self._data)
+            fitted = torch.where(self._seen, fitted, self._data)
         squared = (fitted - self._data).square().mean()
         loss = self._fidelity(fitted, squared)
         if self._config.gradient_weight:
@@ -111,7 +103,7 @@ class DIPRestorer:
         loss.backward()
         for optimiser in self._optimisers:
             optimiser.step()
-        return image.detach(), loss.detach(), squared.detach().sqrt(), predicted.detach()
+        return image.detach(), loss.detach(), squared.detach().sqrt()
 
     def _image(self) -> Tensor:
         """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""
