@@ -216,38 +216,6 @@ def test_a_restorer_that_sees_everything_is_one_without_a_mask():
         assert torch.equal(everything.step(KERNEL).image, unmasked.step(KERNEL).image)
 
 
-def test_the_prediction_error_is_that_of_the_samples_left_out():
-    seen, target = mask(), data(3)
-    dip = leaving_out(seen, target)
-    for _ in range(3):
-        step = dip.step(KERNEL)
-        shown = torch.where(seen, target, MODEL.forward(step.image, KERNEL)).numpy()
-        expected = 1 - ssim_by_hand(shown, target.numpy())
-        assert dip.prediction_error().item() == pytest.approx(expected, abs=1e-4)
-        assert expected > 0.05
-
-
-def test_the_right_kernel_predicts_better_than_one_that_doubles_everything():
-    """What the error is for."""
-    sharp = MODEL.extend(MODEL.upsample(data()) > 0.5).float()
-    double = torch.zeros(5, 5)
-    double[0, 0] = double[4, 4] = 0.5
-    errors = []
-    for kernel in (KERNEL, double):
-        dip = leaving_out(mask(), MODEL.forward(sharp, KERNEL), n_steps=60)
-        for _ in range(60):
-            dip.step(kernel)
-        errors.append(dip.prediction_error().item())
-    assert errors[0] < 0.6 * errors[1]
-
-
-def test_without_samples_left_out_there_is_no_prediction_error():
-    dip = leaving_out(None, data())
-    dip.step(KERNEL)
-    with pytest.raises(ValueError, match="seen: expected samples left out"):
-        dip.prediction_error()
-
-
 def test_what_was_handed_out_is_not_written_again():
     dip = restorer()
     steps = [dip.step(KERNEL) for _ in range(2)]

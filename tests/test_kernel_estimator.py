@@ -10,7 +10,7 @@ from napari_dkp import kernel_prior
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
+from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.kernels import families, gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
 from napari_dkp.randomness import make_generator
@@ -129,22 +129,16 @@ def test_a_step_returns_the_kernel_it_arrived_at():
 
 
 def dynamic_prior(
-    kernel: torch.Tensor,
-    memory: float = 0.0,
-    burn_in: int = 1,
-    afresh: bool = False,
-    **rks: object,
+    kernel: torch.Tensor, rks: RKSConfig | None = None, **options: object
 ) -> DynamicKernelPrior:
     return DynamicKernelPrior(
         MODEL,
         noisy(kernel),
         "gaussian",
-        RKSConfig(**rks),
+        rks or RKSConfig(),
         PKEConfig(),
         make_generator(0),
-        memory,
-        burn_in,
-        afresh,
+        **options,
     )
 
 
@@ -218,15 +212,14 @@ def shifted(by: int) -> torch.Tensor:
     return sharp_image().roll(by, -1)
 
 
-@pytest.mark.parametrize("residual", ["whitened", "plain"])
+@pytest.mark.parametrize("whitened", [False, True])
 @pytest.mark.parametrize("max_sites", [256, 8192])
-def test_the_prior_looks_at_the_residual_it_is_told_to(recorder, residual, max_sites):
-    prior = dynamic_prior(isotropic(2.0), residual=residual, max_sites=max_sites)
+def test_the_prior_looks_at_the_residual_it_is_told_to(recorder, whitened, max_sites):
+    options = {"whitened": True} if whitened else {}
+    prior = dynamic_prior(isotropic(2.0), RKSConfig(max_sites=max_sites), **options)
     prior.step(None)
     prior.step(sharp_image())
-    expected = MODEL.statistics(
-        sharp_image(), noisy(isotropic(2.0)), max_sites, residual == "whitened"
-    )
+    expected = MODEL.statistics(sharp_image(), noisy(isotropic(2.0)), max_sites, whitened)
     for seen in (recorder.sampled, recorder.estimated):
         torch.testing.assert_close(seen[-1].misfit(PROBES), expected.misfit(PROBES))
 
@@ -237,13 +230,13 @@ def test_first_images_are_not_remembered_and_later_ones_are_blended(
     recorder, memory, burn_in, first_kept
 ):
     """M ← m for the first misfit m that is kept, then M ← (1 - memory) m + memory M."""
-    prior = dynamic_prior(isotropic(2.0), memory, burn_in)
+    prior = dynamic_prior(isotropic(2.0), whitened=True, memory=memory, burn_in=burn_in)
     for image in ([0, 1], [2, 3, 4], [5, 6]):
         prior.step(None)
         for shift in image:
             prior.step(shifted(shift))
     alone = [
-        MODEL.statistics(shifted(shift), noisy(isotropic(2.0)), 8192, True).misfit(PROBES)
+        MODEL.statistics(shifted(shift), noisy(isotropic(2.0)), 2048, True).misfit(PROBES)
         for shift in range(7)
     ]
     expected = alone[: first_kept + 1]
@@ -264,24 +257,68 @@ def test_only_the_first_image_is_preceded_by_a_warm_up(recorder):
     assert counts == [PKEConfig().warm_up] * 3
 
 
-def test_afresh_a_new_image_begins_with_a_kernel_that_no_image_has_informed():
-    informed, other = (dynamic_prior(truth, afresh=True) for truth in (shaken(), isotropic(3.0)))
-    seconds = []
-    for prior, image in ((informed, sharp_image()), (other, sharp_image().flip(-1))):
-        first = prior.step(None)
-        last = prior.step(image)
-        seconds.append(prior.step(None))
-        assert not torch.equal(seconds[-1], first)
-        assert not torch.equal(seconds[-1], last)
-    assert torch.equal(*seconds)
-
-
 def test_a_new_image_goes_on_from_the_kernel_of_the_last():
     prior = dynamic_prior(isotropic(2.0))
     first = prior.step(None)
     last = prior.step(sharp_image())
     assert torch.equal(prior.step(None), last)
     assert not torch.equal(first, last)
+
+
+class Scripted:
+    """A prior that returns given kernels and keeps what it was shown."""
+
+    def __init__(self, kernels: torch.Tensor) -> None:
+        self.kernels = iter(kernels)
+        self.shown: list[torch.Tensor | None] = []
+
+    def step(self, image: torch.Tensor | None) -> torch.Tensor:
+        self.shown.append(image)
+        return next(self.kernels)
+
+
+@pytest.mark.parametrize(
+    ("updates", "late"), [(2, 1), (3, 1), (4, 2), (6, 2), (9, 3), (36, 12), (48, 16)]
+)
+def test_the_kernel_stands_at_the_mean_of_its_last_third(updates, late):
+    kernels = torch.rand(updates + 1, 5, 5, generator=torch.Generator().manual_seed(updates))
+    images = [torch.full((1, 4, 4), float(number)) for number in range(updates + 7)]
+    prior = Scripted(kernels)
+    standing = StandingKernel(prior, updates)
+    assert torch.equal(standing.step(None), kernels[0])
+    found = [standing.step(image) for image in images]
+    assert all(map(torch.equal, found[: updates - 1], kernels[1:]))
+    mean = kernels[-late:].numpy().sum(0) / late
+    for kernel in found[updates - 1 :]:
+        np.testing.assert_allclose(kernel, mean, rtol=1e-5)
+        assert kernel is found[-1]  # what does not change is known by its identity
+    # The prior saw each image up to there as it is, and has no more work.
+    assert prior.shown[0] is None
+    assert len(prior.shown) == updates + 1
+    assert all(seen is image for seen, image in zip(prior.shown[1:], images, strict=False))
+
+
+def test_only_images_count_as_updates_of_a_kernel_that_will_stand():
+    prior = Scripted(torch.rand(9, 5, 5))
+    standing = StandingKernel(prior, 3)
+    for _ in range(4):
+        standing.step(None)
+    standing.step(sharp_image())
+    assert [image is None for image in prior.shown] == [True] * 4 + [False]
+    moved = [standing.step(sharp_image()) for _ in range(4)]
+    assert len(prior.shown) == 7
+    assert torch.equal(moved[1], moved[3])
+
+
+def test_a_kernel_that_is_sought_stands_in_the_end():
+    standing = StandingKernel(dynamic_prior(isotropic(2.0)), 9)
+    free = dynamic_prior(isotropic(2.0))
+    images = [None, *(shifted(by) for by in range(12))]
+    kernels, moving = ([prior.step(image) for image in images] for prior in (standing, free))
+    assert all(map(torch.equal, kernels[:9], moving))
+    torch.testing.assert_close(kernels[9], torch.stack(moving[7:10]).mean(0))
+    assert all(torch.equal(kernel, kernels[9]) for kernel in kernels[10:])
+    assert not torch.equal(moving[10], moving[9])
 
 
 def test_a_known_kernel_is_returned_whatever_the_image():

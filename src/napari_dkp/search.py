@@ -116,6 +116,7 @@ class KernelSearch:
                     searching=True,
                 )
             done += each.steps
-            shown = state.image
+            if state.stop is Stop.COMPLETED:
+                shown = state.image
         # A round that diverges ends early.
         return torch.stack(counted or [state.kernel]).mean(0)

@@ -280,8 +280,8 @@ def test_snippet_names_only_what_differs(fake_run):
     compile(text, "snippet", "exec")
     assert "iterations" not in text and "dip" not in text
     assert "region=((0, 20), (0, 20))" in text
-    image, _ = restored(Image(picture(40, 40)), search=dkp.SearchConfig(rounds=2, chains=3))
-    assert "search=dkp.SearchConfig(rounds=2, chains=3)," in snippet(image)
+    image, _ = restored(Image(picture(40, 40)), search=dkp.SearchConfig(rounds=2, steps=30))
+    assert "search=dkp.SearchConfig(rounds=2, steps=30)," in snippet(image)
 
 
 def test_steps_stop_a_run_early(fake_run):
