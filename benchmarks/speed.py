@@ -35,7 +35,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.estimate import Counts
 from napari_dkp.randomness import make_generator
-from napari_dkp.stack import Parts
+from napari_dkp.stack import Parts, search_rounds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -96,7 +96,7 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
     scout = parts.scout(1, generator)
-    prior = parts.prior(generator)
+    prior = (parts.motion_prior if search_rounds(settings) else parts.prior)(generator)
     began = perf_counter()
     kernel = prior.step(None)
     _finish(device)

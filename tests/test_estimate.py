@@ -7,7 +7,9 @@ import pytest
 
 from napari_dkp import estimate as module
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.degradation import Degradation
 from napari_dkp.estimate import Counts, estimate
+from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
@@ -18,16 +20,7 @@ SMALL = Settings(
     kernel_size=5,
     rks=RKSConfig(particles=16),
     pke=PKEConfig(hidden=(16,), steps=1, warm_up=0),
-    search=SearchConfig(
-        rounds=3,
-        steps=7,
-        gaussian_rounds=2,
-        gaussian_steps=9,
-        chains=1,
-        trials=2,
-        trial_steps=4,
-        channels=4,
-    ),
+    search=SearchConfig(rounds=3, steps=7, channels=4),
     dip=DIPConfig(channels=4),
 )
 
@@ -75,47 +68,97 @@ def test_time_follows_steps_and_planes_and_memory_does_not():
 
 
 def test_the_search_is_paid_once_per_plane():
-    short, long, longer = (estimate((60, 60), with_(iterations=n)).seconds for n in (20, 40, 60))
+    short, long, longer = (
+        estimate((60, 60), with_(iterations=n, kernel_family="line")).seconds for n in (20, 40, 60)
+    )
     assert long - short == pytest.approx(longer - long)
     assert longer < 3 * short
-    assert estimate((60, 60), SMALL, known_kernel=True).seconds < long
+    known = estimate((60, 60), with_(kernel_family="line"), known_kernel=True)
+    assert known.seconds < long
+
+
+def test_a_kernel_that_stands_costs_no_more():
+    rks = replace(SMALL.rks, every=2, updates=5)
+    short, long, longer = (
+        estimate((60, 60), with_(iterations=n, rks=rks)).seconds for n in (20, 40, 60)
+    )
+    assert long - short == pytest.approx(longer - long)
+    assert longer < 3 * short
+
+
+@pytest.mark.parametrize(
+    ("changes", "sites", "whitened"),
+    [
+        ({"kernel_family": "gaussian"}, 300, False),
+        ({"kernel_family": "line"}, 1000, True),
+        ({"kernel_family": "line", "rks": RKSConfig(sampler="paper", max_sites=300)}, 300, False),
+    ],
+)
+def test_the_kernel_update_that_is_timed_is_that_of_the_run(monkeypatch, changes, sites, whitened):
+    module._probe.cache_clear()
+    asked = set()
+    statistics = Degradation.statistics
+
+    def watched(self, image, data, max_sites, white):
+        asked.add((max_sites, white))
+        return statistics(self, image, data, max_sites, white)
+
+    monkeypatch.setattr(Degradation, "statistics", watched)
+    rks, search = replace(SMALL.rks, max_sites=300), replace(SMALL.search, max_sites=1000)
+    estimate((60, 60), with_(**{"rks": rks, "search": search} | changes))
+    assert asked == {(sites, whitened)}
+    module._probe.cache_clear()
+
+
+LINE = {"kernel_family": "line"}
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {},
-        {"kernel_family": "line"},
         {"kernel_family": "gaussian"},
         {"iterations": 5},
-        {
-            "search": replace(
-                SMALL.search, steps=16, settled=0.0, chains=2, trials=1, gaussian_rounds=1
-            )
-        },
-        {"search": replace(SMALL.search, steps=12, settled=1.0)},
-        {"search": replace(SMALL.search, chains=0)},
+        {"iterations": 6},
+        {"rks": RKSConfig(particles=16, every=2, updates=3)},
+        {"rks": RKSConfig(particles=16, every=3, updates=6)},
+        {"rks": RKSConfig(particles=16, every=3, updates=7)},
+        LINE,
+        {"kernel_family": "trajectory"},
+        LINE | {"iterations": 4},
+        LINE | {"rks": RKSConfig(particles=16, every=2, updates=3)},
+        LINE | {"search": replace(SMALL.search, steps=16, settled=0.0)},
+        LINE | {"search": replace(SMALL.search, steps=12, settled=1.0)},
+        LINE | {"search": replace(SMALL.search, rounds=1)},
         {"rks": RKSConfig(sampler="paper", every=5)},
-        {"rks": RKSConfig(sampler="paper", every=1), "kernel_family": "gaussian"},
+        {"rks": RKSConfig(sampler="paper", every=1, updates=2), "kernel_family": "gaussian"},
+        {"rks": RKSConfig(sampler="paper", every=5), "kernel_family": "line"},
         {"known": True},
+        LINE | {"known": True},
     ],
 )
 def test_counts_are_those_of_a_run(monkeypatch, changes):
     """An image is restored, and every step of its parts is counted."""
-    known = "known" in changes
-    settings = SMALL if known else with_(**changes)
-    settings = replace(settings, scale=1, iterations=changes.get("iterations", 20))
+    changes = {"iterations": 20, "scale": 1} | changes
+    known = changes.pop("known", False)
+    settings = with_(**changes, pke=replace(SMALL.pke, warm_up=3))
     steps: list[str] = []
+    asked = set()
     step, improve = DynamicKernelPrior.step, DIPRestorer.step
+    warm_up = KernelEstimator.warm_up_step
 
     def watched(prior, image):
         if image is not None:
-            steps.append("kernel")
-        elif prior._images == 0 or prior._afresh:
-            steps.append("warm-up")
+            steps.append("update")
+            asked.add(prior._max_sites)
         return step(prior, image)
 
+    def warmed(estimator, target):
+        steps.append("warm-up")
+        return warm_up(estimator, target)
+
     monkeypatch.setattr(DynamicKernelPrior, "step", watched)
+    monkeypatch.setattr(KernelEstimator, "warm_up_step", warmed)
     monkeypatch.setattr(
         DIPRestorer, "step", lambda self, kernel: steps.append("image") or improve(self, kernel)
     )
@@ -124,10 +167,11 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     states = list(run)
     count = Counts.of(run.settings, known_kernel=known)
     searching = sum(state.searching for state in states)
-    assert (count.search_steps, count.image_steps) == (searching, len(states) - searching)
-    assert count.search_steps + count.image_steps == steps.count("image") == run.n_steps
-    assert count.kernel_steps == steps.count("kernel")
-    assert count.warm_ups == steps.count("warm-up")
+    assert (count.search_steps, count.steps) == (searching, len(states) - searching)
+    assert count.search_steps + count.steps == steps.count("image") == run.n_steps
+    assert count.updates == steps.count("update")
+    assert 3 * count.warm_ups == steps.count("warm-up")
+    assert asked <= {count.max_sites}
 
 
 def test_warm_up_is_paid_once_per_plane():

@@ -139,8 +139,9 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     warm_up_steps = settings.pke.warm_up if settings.pke else 0
     pke = replace(settings.pke or PKEConfig(), warm_up=_PROBE_WARM_UP)
     parts = Parts(model, data, (0.0, 1.0), replace(settings, pke=pke))
-    prior = parts.prior(generator)
-    fresh = [prior, parts.prior(generator)]
+    make_prior = parts.motion_prior if search_rounds(settings) else parts.prior
+    prior = make_prior(generator)
+    fresh = [prior, make_prior(generator)]
     kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
     restorer = parts.restorer(generator)
     scout = parts.scout(1, generator)
