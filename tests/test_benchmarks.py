@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ from PIL import Image
 
 from napari_dkp.config import RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import degrade
-from napari_dkp.stack import search_steps
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
 from benchmarks import plot, quality, records, speed
-from benchmarks.rows import ABLATIONS, ROWS
+from benchmarks.rows import ABLATIONS, ROWS, Row
 from benchmarks.scores import Triple, bicubic
 
 MACHINE = {"processor": "slide rule"}
@@ -96,11 +96,24 @@ def test_rows_build_settings(name):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_ablations_change_one_config_of_balanced(name):
     plain, changed = (ROWS[row].settings(scale=4).to_dict() for row in ("balanced", name))
-    assert len([key for key in plain if plain[key] != changed[key]]) == 1
+    different = {key for key in plain if plain[key] != changed[key]}
+    # The data term has a weight of its own in the search.
+    assert len(different) == 1 or (different == {"pke", "search"} and "data term" in name)
+
+
+def test_without_the_data_term_it_weighs_nothing_anywhere():
+    row = ROWS["no PKE data term"].settings(scale=4)
+    assert row.pke.data_weight == row.search.data_weight == 0
+
+
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name.startswith("motion: ")])
+def test_ablations_of_motion_change_the_search(name):
+    plain, changed = (ROWS[row].settings(scale=4) for row in ("balanced", name))
+    assert replace(changed, search=plain.search) == plain
 
 
 def test_a_row_of_one_family_keeps_it():
-    row = ROWS["Gaussian family only"]
+    row = Row(family="gaussian")
     assert row.settings(kernel_family="trajectory").kernel_family == "gaussian"
     assert ROWS["balanced"].settings(kernel_family="trajectory").kernel_family == "trajectory"
 
@@ -108,6 +121,7 @@ def test_a_row_of_one_family_keeps_it():
 def test_options_that_change_a_row_are_in_its_name(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "code_version", lambda: "abc")
     monkeypatch.setattr(quality, "in_fresh_process", lambda *_: {"PSNR": 1.0, "seconds": 1.0})
+    monkeypatch.setitem(ROWS, "Gaussian family only", Row(family="gaussian"))
     output = tmp_path / "q"
     rows = ["bicubic", "non-blind", "paper", "Gaussian family only"]
     common = ["--data", str(folder), "--device", "cpu", "--output", str(output), "--rows", *rows]
@@ -137,14 +151,17 @@ def test_quality_resumes_and_writes_both_files(folder, tmp_path, in_process, cap
     assert len(in_process) == 3  # an interpolation has no seed
     quality.main([*common, "--rows", "bicubic", "fast", "non-blind"])
     assert len(in_process) == 4
+    quality.main([*common, "--rows", "fast", "--family", "line"])
     assert "waves  one  bicubic  seed 0  is there" in capsys.readouterr().out
     stored = json.loads(output.with_suffix(".json").read_text())
     runs = {(run["what"]["row"], run["what"]["seed"]): run for run in stored["runs"]}
-    known, fast = "non-blind, 2 steps", "fast, 2 steps"
-    assert set(runs) == {("bicubic", 0), (known, 0), (known, 1), (fast, 0)}
+    known, fast, moved = "non-blind, 2 steps", "fast, 2 steps", "fast, line, 2 steps"
+    assert set(runs) == {("bicubic", 0), (known, 0), (known, 1), (fast, 0), (moved, 0)}
     settings = Settings.from_dict(runs[fast, 0]["settings"])
-    assert settings.iterations == runs[known, 0]["figures"]["steps"] == 2
-    assert runs[fast, 0]["figures"]["steps"] == 2 + search_steps(settings)
+    assert settings.iterations == 2
+    assert runs[fast, 0]["figures"]["steps"] == runs[known, 0]["figures"]["steps"] == 2
+    # Four rounds, no longer than the run, come before a motion is restored.
+    assert runs[moved, 0]["figures"]["steps"] == 4 * 2 + 2
     for run in runs.values():
         assert run["figures"]["aligned PSNR"] >= run["figures"]["PSNR"]
     assert runs["bicubic", 0]["figures"]["PSNR"] > 20
@@ -153,7 +170,7 @@ def test_quality_resumes_and_writes_both_files(folder, tmp_path, in_process, cap
     text = output.with_suffix(".md").read_text()
     assert "## waves" in text
     assert "| non-blind, 2 steps | 1 | 2 |" in text
-    assert text.count("**mean**") == 3
+    assert text.count("**mean**") == 4
 
 
 def run_of(**changes):
@@ -217,22 +234,16 @@ def test_kernel_share_is_of_a_whole_run():
     paper = Settings(iterations=100, rks=RKSConfig(sampler="paper", every=3)).resolve()
     # Every 3 steps from the fourth on: 33 updates.
     assert speed.kernel_share(paper, seconds) == pytest.approx(9.6 / 19.6)
-    search = SearchConfig(
-        rounds=2,
-        steps=20,
-        gaussian_rounds=3,
-        gaussian_steps=10,
-        settled=0.5,
-        chains=1,
-        trials=1,
-        trial_steps=30,
-    )
-    settings = Settings(iterations=100, rks=RKSConfig(every=3), search=search).resolve()
-    # Three rounds of updates after steps 3, 6 and 9 for Gaussians; for paths a round of six and
-    # one of updates after steps 12, 15 and 18; one trial each. Gaussians warm up in each round.
-    kernel = (3 + 1) * 3.0 + (3 * 3 + 6 + 3) * 0.2
-    image = (3 * 10 + 2 * 20 + 2 * 30) * 0.05 + 100 * 0.1
-    assert speed.kernel_share(settings, seconds) == pytest.approx(kernel / (kernel + image))
+    # A kernel of optics stands after 20 of them.
+    rks = RKSConfig(every=3, updates=20)
+    optics = Settings(iterations=100, rks=rks).resolve()
+    assert speed.kernel_share(optics, seconds) == pytest.approx(7.0 / 17.0)
+    search = SearchConfig(rounds=3, steps=20, settled=0.5)
+    motion = Settings(iterations=100, rks=rks, search=search, kernel_family="line").resolve()
+    # A round of updates after steps 3, 6 to 18, and two of updates after steps 12, 15 and 18.
+    kernel = 3.0 + (6 + 2 * 3) * 0.2
+    image = 3 * 20 * 0.05 + 100 * 0.1
+    assert speed.kernel_share(motion, seconds) == pytest.approx(kernel / (kernel + image))
 
 
 def test_peak_memory_is_that_of_a_fresh_process():

@@ -6,6 +6,7 @@ import json
 import math
 import weakref
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import dask.array as da
 import numpy as np
@@ -16,10 +17,13 @@ from scipy import ndimage
 from napari_dkp import iter_restore, restore, stack
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation, degrade
+from napari_dkp.kernel_prior import DynamicKernelPrior, StandingKernel
+from napari_dkp.kernels import line
 from napari_dkp.metrics import kernel_ncc, psnr
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.stack import Parts, Run, guess_axes, search_steps
+from napari_dkp.search import Round
+from napari_dkp.stack import Parts, Run, guess_axes, search_rounds
 from napari_dkp.state import Stop
 
 TINY = {
@@ -27,24 +31,19 @@ TINY = {
     "kernel_size": 5,
     "device": "cpu",
     "precision": "float32",
-    "rks": RKSConfig(particles=16),
+    "rks": RKSConfig(particles=16, every=2, updates=2),
     "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(
-        rounds=1,
-        steps=2,
-        gaussian_rounds=1,
-        gaussian_steps=2,
-        chains=1,
-        trials=1,
-        trial_steps=2,
-        channels=4,
-    ),
+    "search": SearchConfig(rounds=2, steps=3, channels=4),
     "dip": DIPConfig(channels=4),
 }
+STEPS = 6
+MOTION = TINY | {"kernel_family": "line"}
+# Image steps of the search, per plane: two rounds.
+SEARCH = 2 * 3
 
-# Image steps of the search under those settings, per plane: a round and a trial of two hypotheses.
-SEARCH = 2 * (2 + 2)
-PER_PLANE = SEARCH + 6
+both_ways = pytest.mark.parametrize(
+    ("tiny", "search"), [(TINY, 0), (MOTION, SEARCH)], ids=["optics", "motion"]
+)
 
 
 def picture(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
@@ -54,8 +53,8 @@ def picture(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
     return (10 + 190 * (smooth - smooth.min()) / np.ptp(smooth)).astype(dtype)
 
 
-def settings(**changes: object) -> Settings:
-    return Settings(**(TINY | changes))
+def settings(tiny: dict[str, object] = TINY, **changes: object) -> Settings:
+    return Settings(**(tiny | changes))
 
 
 def finished(run: Run) -> Run:
@@ -90,6 +89,7 @@ def test_axes_of_too_few_or_too_many_dimensions_are_not_guessed(shape):
         guess_axes(shape)
 
 
+@both_ways
 @pytest.mark.parametrize(
     ("axes", "shape", "looped"),
     [
@@ -105,9 +105,9 @@ def test_axes_of_too_few_or_too_many_dimensions_are_not_guessed(shape):
         ("TCZYX", (2, 3, 1, 9, 12), (2, 1)),
     ],
 )
-def test_every_layout_keeps_its_axes(axes, shape, looped):
+def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     image = picture(*shape)
-    run = Run(image, settings(axes=axes, iterations=2))
+    run = Run(image, settings(tiny, axes=axes, iterations=3))
     states = list(run)
     result = run.result()
     enlarged = {"Y": 18, "X": 24}
@@ -115,7 +115,7 @@ def test_every_layout_keeps_its_axes(axes, shape, looped):
     assert result.image.shape == expected
     assert result.image.dtype == result.kernel.dtype == np.float32
     assert result.kernel.shape == (*looped, 5, 5)
-    per_plane = SEARCH + 2
+    per_plane = search + 3
     assert run.n_planes == math.prod(looped)
     assert run.n_steps == len(states) == per_plane * run.n_planes
     assert [state.step for state in states] == list(range(1, run.n_steps + 1))
@@ -144,10 +144,11 @@ def test_layouts_of_the_same_data_give_the_same_pixels():
     np.testing.assert_array_equal(np.moveaxis(last, -1, 0), first)
 
 
-def test_planes_are_restored_independently_with_the_same_seed():
+@both_ways
+def test_planes_are_restored_independently_with_the_same_seed(tiny, search):
     image = picture(2, 10, 12)
-    stack = restore(image, **TINY, axes="ZYX")
-    alone = restore(image[1], **TINY)
+    stack = restore(image, **tiny, axes="ZYX")
+    alone = restore(image[1], **tiny)
     np.testing.assert_array_equal(stack.image[1], alone.image)
     np.testing.assert_array_equal(stack.kernel[1], alone.kernel)
 
@@ -286,7 +287,7 @@ def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
     run = Run(lazy, settings(axes="TZYX", iterations=2))
     assert lazy.read == []
     states = iter(run)
-    for _ in range(SEARCH + 2 + 1):
+    for _ in range(2 + 1):
         next(states)
     everything = slice(None)
     assert lazy.read == [(0, 0, everything, everything), (0, 1, everything, everything)]
@@ -295,8 +296,9 @@ def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
 # Results
 
 
-def test_a_stopped_run_keeps_its_last_state():
-    run = Run(picture(10, 12), settings())
+@both_ways
+def test_a_stopped_run_keeps_its_last_state(tiny, search):
+    run = Run(picture(10, 12), settings(tiny))
     states = iter(run)
     for _ in range(3):
         state = next(states)
@@ -310,7 +312,7 @@ def test_a_stopped_run_keeps_its_last_state():
 
 
 def test_the_history_is_that_of_the_restoration_once_it_has_begun():
-    run = Run(picture(10, 12), settings())
+    run = Run(picture(10, 12), settings(MOTION))
     states = iter(run)
     residuals = [next(states).residual for _ in range(SEARCH + 2)]
     states.close()
@@ -328,9 +330,10 @@ def test_a_result_may_be_asked_for_while_the_run_goes_on():
     assert run.result().stop is Stop.COMPLETED
 
 
-def test_states_are_not_written_again():
+@both_ways
+def test_states_are_not_written_again(tiny, search):
     states, copies = [], []
-    for state in Run(picture(10, 12), settings()):
+    for state in Run(picture(10, 12), settings(tiny)):
         states.append(state)
         copies.append((state.image.copy(), state.kernel.copy()))
     for state, (image, kernel) in zip(states, copies, strict=True):
@@ -351,19 +354,20 @@ def fetched(monkeypatch) -> list[int]:
 
 def test_a_run_that_nobody_watches_leaves_its_arrays_on_the_device(fetched):
     restore(picture(2, 10, 12), **TINY, axes="ZYX", progress=lambda state: state.residual)
-    assert fetched == [PER_PLANE] * 2
+    assert fetched == [STEPS] * 2
 
 
 def test_the_arrays_of_a_state_leave_the_device_when_they_are_looked_at(fetched):
     states = list(Run(picture(10, 12), settings()))
-    assert fetched == [PER_PLANE]
+    assert fetched == [STEPS]
     assert states[3].image.shape == (20, 24)
     assert states[3].kernel.shape == (5, 5)
-    assert fetched == [PER_PLANE, 4]
+    assert fetched == [STEPS, 4]
 
 
-def test_a_stopped_run_is_freed_with_its_last_reference():
-    run = Run(picture(10, 12), settings())
+@both_ways
+def test_a_stopped_run_is_freed_with_its_last_reference(tiny, search):
+    run = Run(picture(10, 12), settings(tiny))
     states = iter(run)
     state = next(states)
     states.close()
@@ -411,7 +415,7 @@ def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
     image = picture(3, 10, 12)
     run = Run(image, settings(axes="ZYX", scale=3, phase=phase))
     states = iter(run)
-    for _ in range(PER_PLANE + 2):
+    for _ in range(STEPS + 2):
         state = next(states)
     states.close()
     result = run.result()
@@ -423,7 +427,7 @@ def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
 
 @pytest.mark.parametrize("phase", ["area", "fkp"])
 def test_a_run_that_diverges_at_once_hands_out_its_source_on_the_right_grid(phase, monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=SEARCH + 1))
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=1))
     image = picture(10, 12)
     result = restore(image, **TINY, scale=3, phase=phase)
     assert result.stop is Stop.DIVERGED
@@ -449,11 +453,12 @@ def test_a_plane_without_contrast_loses_nothing_of_the_others():
     np.testing.assert_array_equal(result.image[:2], alone.image)
 
 
-def test_the_residual_is_in_intensity_units():
-    """Recomputed from the last state by the forward model."""
+@both_ways
+def test_the_residual_is_in_intensity_units(tiny, search):
+    """Recomputed from the states of the restoration proper by the forward model."""
     image = picture(12, 12)
-    run = Run(image, settings(dip=DIPConfig(channels=4), boundary="circular"))
-    for state in list(run)[SEARCH:]:
+    run = Run(image, settings(tiny, boundary="circular"))
+    for state in list(run)[search:]:
         predicted = degrade(state.image, state.kernel, boundary="circular")
         assert state.residual == pytest.approx(np.sqrt(np.mean((predicted - image) ** 2)), rel=1e-3)
 
@@ -461,7 +466,7 @@ def test_the_residual_is_in_intensity_units():
 def test_progress_is_told_of_every_state():
     seen = []
     restore(picture(10, 12), **TINY, progress=seen.append)
-    assert [state.step for state in seen] == list(range(1, PER_PLANE + 1))
+    assert [state.step for state in seen] == list(range(1, STEPS + 1))
 
 
 def test_iter_restore_is_the_same_loop():
@@ -472,12 +477,13 @@ def test_iter_restore_is_the_same_loop():
 # Repeatability
 
 
-def test_the_seed_alone_decides():
+@both_ways
+def test_the_seed_alone_decides(tiny, search):
     image = picture(10, 12)
     torch.manual_seed(1)
-    first = restore(image, **TINY, seed=5)
+    first = restore(image, **tiny, seed=5)
     torch.manual_seed(2)
-    same, other = restore(image, **TINY, seed=5), restore(image, **TINY, seed=6)
+    same, other = restore(image, **tiny, seed=5), restore(image, **tiny, seed=6)
     np.testing.assert_array_equal(first.image, same.image)
     np.testing.assert_array_equal(first.kernel, same.kernel)
     assert not np.array_equal(first.image, other.image)
@@ -485,9 +491,10 @@ def test_the_seed_alone_decides():
     assert (first.seed, other.seed) == (5, 6)
 
 
-def test_a_run_leaves_the_global_random_state_alone():
+@both_ways
+def test_a_run_leaves_the_global_random_state_alone(tiny, search):
     before = torch.get_rng_state()
-    restore(picture(10, 12), **TINY)
+    restore(picture(10, 12), **tiny)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -508,16 +515,9 @@ def test_a_preset_is_stored_as_its_numbers():
     assert resolved.axes == "YX"
     assert None not in (resolved.iterations, resolved.rks, resolved.pke)
     assert None not in (resolved.search, resolved.dip)
-    # Gaussian rounds, rounds of paths, trials of both; then the restoration.
-    assert search_steps(resolved) == 8 * 100 + 6 * 50 + 2 * 3 * 100
-    assert run.n_steps == search_steps(resolved) + 600
-
-
-@pytest.mark.parametrize("preset", ["fast", "balanced"])
-def test_quick_presets_take_optics_for_granted(preset):
-    brief = Settings(preset=preset).resolve()
-    assert search_steps(brief) == search_steps(replace(brief, kernel_family="gaussian"))
-    assert search_steps(brief) == brief.search.gaussian_rounds * 100
+    assert run.n_steps == 600
+    motion = Run(picture(10, 12), replace(resolved, kernel_family="trajectory"))
+    assert motion.n_steps == 10 * 100 + 600
 
 
 # A known kernel
@@ -637,38 +637,42 @@ def diverging(step, at: int):
     return broken_step
 
 
-def test_divergence_hands_out_the_last_finite_image(monkeypatch):
-    expected = [state.image for state in iter_restore(picture(10, 12), **TINY)]
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=SEARCH + 4))
-    run = Run(picture(10, 12), settings())
+@both_ways
+def test_divergence_hands_out_the_last_finite_image(monkeypatch, tiny, search):
+    expected = [state.image for state in iter_restore(picture(10, 12), **tiny)]
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=search + 4))
+    run = Run(picture(10, 12), settings(tiny))
     states = list(run)
     result = run.result()
-    assert [state.stop for state in states] == [Stop.RUNNING] * (SEARCH + 3) + [Stop.DIVERGED]
+    assert [state.stop for state in states] == [Stop.RUNNING] * (search + 3) + [Stop.DIVERGED]
     assert result.stop is Stop.DIVERGED
-    np.testing.assert_array_equal(result.image, expected[SEARCH + 2])
+    np.testing.assert_array_equal(result.image, expected[search + 2])
     assert np.isfinite(result.kernel).all()
     assert np.isfinite(result.history).all()
 
 
-def test_an_absurd_learning_rate_never_hands_out_nan(monkeypatch):
+@both_ways
+def test_an_absurd_learning_rate_never_hands_out_nan(monkeypatch, tiny, search):
     def absurd(self: DIPRestorer) -> None:
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = 1e30
 
     monkeypatch.setattr(DIPRestorer, "_set_learning_rate", absurd)
-    run = Run(picture(10, 12), settings(iterations=20))
+    run = Run(picture(10, 12), settings(tiny, iterations=20))
     for state in run:
         assert np.isfinite(state.image).all()
         assert np.isfinite(state.kernel).all()
     assert run.result().stop is Stop.DIVERGED
 
 
-def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=SEARCH + 2))
-    run = Run(picture(2, 10, 12), settings(axes="ZYX"))
+@both_ways
+def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch, tiny, search):
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=search + 2))
+    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX"))
     states = list(run)
-    reached = range(1, SEARCH + 3), range(PER_PLANE + 1, 2 * PER_PLANE + 1)
+    per_plane = search + STEPS
+    reached = range(1, search + 3), range(per_plane + 1, 2 * per_plane + 1)
     assert [state.step for state in states] == [*reached[0], *reached[1]]
     assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (len(states) - 1)
     assert states[-1].stop is run.result().stop is Stop.DIVERGED
@@ -679,128 +683,193 @@ def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch):
 @pytest.mark.parametrize("at", range(1, SEARCH + 1))
 def test_a_fit_that_diverges_in_the_search_does_not_end_the_run(at, monkeypatch):
     monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=at))
-    run = Run(picture(10, 12), settings())
+    run = Run(picture(10, 12), settings(MOTION))
     states = list(run)
     assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (len(states) - 1)
     assert states[-1].stop is run.result().stop is Stop.COMPLETED
     assert states[-1].step == run.n_steps
+    assert len(run.result().history) == STEPS
     for state in states:
         assert np.isfinite(state.image).all()
         assert state.kernel.sum() == pytest.approx(1, abs=1e-4)
 
 
-# The search
+# The search for motion
 
 
 def test_the_search_comes_first_and_its_kernel_stands():
-    states = list(iter_restore(picture(10, 12), **TINY))
-    assert [state.searching for state in states] == [True] * SEARCH + [False] * 6
-    assert [state.step for state in states] == list(range(1, PER_PLANE + 1))
-    assert {state.n_steps for state in states} == {PER_PLANE}
+    states = list(iter_restore(picture(10, 12), **MOTION))
+    assert [state.searching for state in states] == [True] * SEARCH + [False] * STEPS
+    assert [state.step for state in states] == list(range(1, SEARCH + STEPS + 1))
+    assert {state.n_steps for state in states} == {SEARCH + STEPS}
     for state in states[SEARCH:]:
         np.testing.assert_array_equal(state.kernel, states[SEARCH].kernel)
+    # Of the last round, the kernel of the last step counts.
+    np.testing.assert_allclose(states[SEARCH].kernel, states[SEARCH - 1].kernel, atol=1e-7)
+    assert not np.allclose(states[SEARCH].kernel, states[0].kernel, atol=1e-5)
 
 
 def test_every_plane_is_searched():
-    states = list(iter_restore(picture(2, 10, 12), **TINY, axes="ZYX"))
-    assert [state.searching for state in states] == ([True] * SEARCH + [False] * 6) * 2
+    states = list(iter_restore(picture(2, 10, 12), **MOTION, axes="ZYX"))
+    assert [state.searching for state in states] == ([True] * SEARCH + [False] * STEPS) * 2
+
+
+def test_until_a_round_has_ended_the_interpolated_source_is_shown():
+    image = picture(10, 12)
+    states = list(iter_restore(image, **MOTION))
+    for state in states[:3]:
+        np.testing.assert_allclose(state.image, interpolated(image, 2, "area"), rtol=1e-4)
+    for state in states[3:SEARCH]:
+        np.testing.assert_array_equal(state.image, states[3].image)
+    assert not np.allclose(states[3].image, states[2].image)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "searched"),
     [
-        {"kernel": np.ones((5, 5))},
-        {"rks": RKSConfig(sampler="paper")},
-        {"rks": RKSConfig(sampler="paper"), "kernel_family": "line"},
+        ({}, 0),
+        ({"kernel_family": "auto"}, 0),
+        ({"kernel_family": "gaussian"}, 0),
+        ({"kernel_family": "line"}, SEARCH),
+        ({"kernel_family": "trajectory"}, SEARCH),
+        ({"kernel": np.ones((5, 5))}, 0),
+        ({"kernel": np.ones((5, 5)), "kernel_family": "line"}, 0),
+        ({"rks": RKSConfig(sampler="paper", every=2)}, 0),
+        ({"rks": RKSConfig(sampler="paper", every=2), "kernel_family": "line"}, 0),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=3, steps=2, channels=4)}, 3 * 2),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=1, channels=4)}, STEPS),
     ],
-    ids=["known kernel", "paper", "paper, lines"],
 )
-def test_nothing_is_searched_for_a_known_kernel_or_as_published(change):
+def test_only_a_motion_that_is_not_known_is_searched_for(change, searched):
+    """And no round is longer than the restoration."""
     change = dict(change)
     kernel = change.pop("kernel", None)
     run = Run(picture(10, 12), settings(**change), kernel)
     states = list(run)
-    assert run.n_steps == len(states) == 6
-    assert not any(state.searching for state in states)
-    moves = not np.array_equal(states[0].kernel, states[-1].kernel)
-    assert moves is (kernel is None)
+    assert run.n_steps == len(states) == searched + STEPS
+    assert [state.searching for state in states] == [True] * searched + [False] * STEPS
+    moves = not np.array_equal(states[searched].kernel, states[-1].kernel)
+    assert moves is (kernel is None and searched == 0)
 
 
 @pytest.mark.parametrize(
-    ("family", "chains", "steps"),
+    ("preset", "near", "steady"),
     [
-        ("auto", 0, 2 * 4),
-        ("auto", 1, 2 * 4 + 3 * 2 + 2 * 2 * 4),
-        ("auto", 3, 2 * 4 + 3 * 3 * 2 + 4 * 2 * 4),
-        ("gaussian", 3, 2 * 4),
-        ("line", 0, 3 * 2),
-        ("line", 1, 3 * 2),
-        ("line", 2, 2 * (3 * 2 + 2 * 4)),
-        ("trajectory", 1, 3 * 2),
+        ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
+        ("balanced", [Round(100, 5, None)] * 3, [Round(100, 50, 50)] * 3),
+        ("best", [Round(100, 5, None)] * 5, [Round(100, 50, 50)] * 5),
+        ("paper", [], []),
     ],
 )
-def test_the_search_has_a_hypothesis_per_family_and_chain(family, chains, steps):
-    config = SearchConfig(
-        rounds=3,
-        steps=2,
-        gaussian_rounds=2,
-        gaussian_steps=4,
-        trials=2,
-        trial_steps=4,
-        chains=chains,
-        channels=4,
-    )
-    run = Run(picture(10, 12), settings(search=config, kernel_family=family))
-    states = list(run)
-    assert len(states) == run.n_steps == steps + 6
-    assert sum(state.searching for state in states) == steps
+def test_presets_have_their_rounds(preset, near, steady):
+    for family in ("line", "trajectory"):
+        resolved = Settings(preset=preset, kernel_family=family).resolve()
+        assert search_rounds(resolved) == near + steady
+    for family in ("auto", "gaussian"):
+        assert search_rounds(Settings(preset=preset, kernel_family=family).resolve()) == []
 
 
-def test_no_fit_of_the_search_is_longer_than_the_restoration():
-    config = SearchConfig(rounds=2, gaussian_rounds=4, chains=1, trials=1, channels=4)
-    run = Run(picture(10, 12), settings(search=config, iterations=3))
-    assert len(list(run)) == run.n_steps == (2 + 4) * 3 + 2 * 3 + 3
+# The kernel of optics
 
 
 @pytest.fixture
-def priors(monkeypatch) -> list[tuple[str, PKEConfig, float, int, bool]]:
-    """Family, numbers, memory, burn-in and afresh of each kernel prior made."""
+def updates(monkeypatch) -> list[str]:
+    """Grow by one per kernel update."""
+    done: list[str] = []
+    step = DynamicKernelPrior.step
+
+    def watched(prior, image):
+        if image is not None:
+            done.append("update")
+        return step(prior, image)
+
+    monkeypatch.setattr(DynamicKernelPrior, "step", watched)
+    return done
+
+
+def kernels_of(**rks: object) -> list[np.ndarray]:
+    config = RKSConfig(particles=16, **rks)
+    return [state.kernel for state in Run(picture(10, 12), settings(iterations=12, rks=config))]
+
+
+def test_the_kernel_of_optics_stands_once_it_has_been_updated_enough(updates):
+    """At the mean of the last third of six: of the fifth and of the sixth."""
+    kernels = kernels_of(every=1, updates=6)
+    assert len(updates) == 6
+    moving = kernels_of(every=1, updates=10**6)
+    assert len(updates) == 6 + 11
+    for kernel, free in zip(kernels[:6], moving[:6], strict=True):
+        np.testing.assert_array_equal(kernel, free)
+    np.testing.assert_allclose(kernels[6], (moving[5] + moving[6]) / 2, atol=1e-7)
+    for kernel in kernels[7:]:
+        np.testing.assert_array_equal(kernel, kernels[6])
+    assert not any(np.array_equal(*pair) for pair in pairwise(moving))
+
+
+def test_a_kernel_as_published_never_stands(updates):
+    kernels = kernels_of(sampler="paper", every=1, updates=2)
+    assert len(updates) == 11
+    assert not any(np.array_equal(*pair) for pair in pairwise(kernels))
+
+
+@pytest.mark.parametrize("preset", ["balanced", "best"])
+def test_the_kernel_of_a_preset_stands_before_the_run_ends(preset):
+    resolved = Settings(preset=preset).resolve()
+    assert resolved.rks.updates * resolved.rks.every < resolved.iterations
+
+
+# Parts
+
+
+@pytest.fixture
+def priors(monkeypatch) -> list[tuple[object, ...]]:
+    """Family, numbers and options of each kernel prior made."""
     made = []
 
-    def prior(model, data, family, rks, pke, generator, memory, burn_in, afresh):
-        made.append((family, pke, memory, burn_in, afresh))
+    def prior(model, data, family, rks, pke, generator, **options):
+        made.append((family, rks, pke, options))
         return object()
 
-    monkeypatch.setattr("napari_dkp.stack.DynamicKernelPrior", prior)
+    monkeypatch.setattr(stack, "DynamicKernelPrior", prior)
     return made
 
 
 @pytest.mark.parametrize(
-    ("family", "weight"), [("gaussian", 0.3), ("auto", 0.3), ("line", 0.7), ("trajectory", 0.7)]
+    ("sampler", "family", "drawn", "stands"),
+    [
+        ("smc", "auto", "gaussian", True),
+        ("smc", "gaussian", "gaussian", True),
+        ("paper", "auto", "auto", False),
+        ("paper", "gaussian", "gaussian", False),
+        ("paper", "trajectory", "trajectory", False),
+    ],
 )
-def test_data_weigh_as_the_family_says(priors, family, weight):
-    pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
-    parts, _, _ = parts_of(settings(pke=pke))
-    parts.prior(family, make_generator(0))
-    assert priors == [(family, replace(pke, data_weight=weight), 0.0, 0, False)]
+def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
+    priors, sampler, family, drawn, stands
+):
+    rks = replace(TINY["rks"], sampler=sampler)
+    parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
+    assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
+    assert priors == [(drawn, rks, TINY["pke"], {})]
 
 
-def test_hypotheses_of_a_search_have_priors_of_their_own(priors):
-    config = replace(TINY["search"], rounds=5, gaussian_rounds=3, chains=2, memory=0.6)
-    pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
-    parts, model, data = parts_of(settings(search=config, pke=pke))
-    parts.search(model.upsample(data), make_generator(0))
-    gaussian = ("gaussian", pke, 0.6, 3, True)
-    path = ("trajectory", replace(pke, data_weight=0.7), 0.6, 2, False)
-    assert priors == [gaussian, path, path]
+@pytest.mark.parametrize("family", ["line", "trajectory"])
+def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
+    config = SearchConfig(rounds=5, memory=0.6, data_weight=0.7, max_sites=777)
+    parts, _, _ = parts_of(settings(search=config, kernel_family=family))
+    parts.motion_prior(make_generator(0))
+    rks = replace(TINY["rks"], max_sites=777)
+    pke = replace(TINY["pke"], data_weight=0.7)
+    assert priors == [(family, rks, pke, {"whitened": True, "memory": 0.6, "burn_in": 2})]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_scout_leaves_out_a_share_of_samples(share):
     """Its loss is the squared error, less where unseen; the data is far from what it predicts."""
     dip = DIPConfig(ssim_fraction=0.0)
-    parts, model, data = parts_of(settings(dip=dip), (60, 50))
-    scout = parts.scout(10, share, make_generator(1))
+    search = SearchConfig(left_out=share)
+    parts, model, data = parts_of(settings(dip=dip, search=search), (60, 50))
+    scout = parts.scout(10, make_generator(1))
     step = scout.step(KERNEL)
     squared = (model.forward(step.image, KERNEL) - data).square().mean().item()
     assert step.loss.item() == pytest.approx((1 - share) * squared, rel=0.2, abs=1e-3)
@@ -814,7 +883,7 @@ def test_a_scout_is_small_and_has_no_gradient_prior():
         DIPConfig(network="published", gradient_weight=9.0, gradient_growth=0),
     ):
         parts, _, _ = parts_of(settings(dip=dip))
-        scout = parts.scout(10, 0.2, make_generator(1))
+        scout = parts.scout(10, make_generator(1))
         losses.append([scout.step(KERNEL).loss.item() for _ in range(3)])
     assert losses[0] == losses[1]
 
@@ -834,7 +903,7 @@ def test_open_settings_are_refused():
     model = Degradation((10, 12), (2, 2), (5, 5))
     for use in (
         lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), Settings()),
-        lambda: search_steps(Settings()),
+        lambda: search_rounds(Settings(kernel_family="line")),
     ):
         with pytest.raises(ValueError, match="settings: expected resolved settings"):
             use()
@@ -875,34 +944,37 @@ def test_blind_super_resolution_beats_interpolation_and_finds_the_width(simulate
     assert max(alike) > 0.96
 
 
-def test_the_search_finds_an_oblique_kernel_better_than_its_start(simulated):
+def test_the_kernel_turns_to_an_oblique_one_while_the_image_forms(simulated):
     hr, _ = simulated
     offsets = np.stack(np.mgrid[-7:8, -7:8], -1)
     form = np.linalg.inv([[5.0, 2.5], [2.5, 2.0]])
     oblique = np.exp(-0.5 * np.einsum("...i,ij,...j", offsets, form, offsets))
     lr = degrade(hr, oblique, noise=0.5, boundary="circular")
     brief = QUICK | {
-        "iterations": 60,
-        "search": SearchConfig(
-            rounds=4,
-            steps=40,
-            gaussian_rounds=3,
-            gaussian_steps=50,
-            chains=1,
-            trials=1,
-            trial_steps=40,
-            channels=16,
-        ),
         "pke": PKEConfig(hidden=(200,), warm_up=100),
-        "rks": RKSConfig(particles=128),
+        "rks": RKSConfig(particles=128, updates=24),
     }
     states = list(iter_restore(lr, **brief, kernel_size=15))
     first, found = (kernel_ncc(state.kernel, oblique) for state in (states[0], states[-1]))
     assert found > first + 0.03
     assert found > 0.92
-    n_search = 3 * 50 + 4 * 40 + 2 * 40
-    assert [state.step for state in states] == list(range(1, n_search + 60 + 1))
-    assert [state.searching for state in states] == [True] * n_search + [False] * 60
+
+
+def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
+    hr, _ = simulated
+    moved = line(*(torch.tensor([value]) for value in (9.0, 0.6, 0.6)), (15, 15), (7.0, 7.0))[0]
+    lr = degrade(hr, moved.numpy(), noise=0.5, boundary="circular")
+    brief = QUICK | {
+        "iterations": 50,
+        "kernel_family": "line",
+        "search": SearchConfig(rounds=4, channels=16),
+        "pke": PKEConfig(hidden=(200,), warm_up=100),
+        "rks": RKSConfig(particles=128),
+    }
+    states = list(iter_restore(lr, **brief, kernel_size=15))
+    first, found = (kernel_ncc(state.kernel, moved.numpy()) for state in (states[0], states[-1]))
+    assert found > first + 0.15
+    assert found > 0.85
 
 
 def test_a_known_kernel_helps(simulated):
@@ -917,8 +989,7 @@ def test_a_result_records_how_it_came_about():
     assert result.device == "cpu"
     assert result.seed == 3
     assert result.seconds > 0
-    assert result.steps == PER_PLANE
-    assert len(result.history) == 6
+    assert result.steps == len(result.history) == STEPS
 
 
 def test_restore_shows_every_setting_as_a_keyword():
