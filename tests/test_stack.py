@@ -747,6 +747,7 @@ def test_only_a_motion_that_is_not_known_is_searched_for(change, searched):
     run = Run(picture(10, 12), settings(**change), kernel)
     states = list(run)
     assert run.n_steps == len(states) == searched + STEPS
+    assert [state.step for state in states] == list(range(1, run.n_steps + 1))
     assert [state.searching for state in states] == [True] * searched + [False] * STEPS
     moves = not np.array_equal(states[searched].kernel, states[-1].kernel)
     assert moves is (kernel is None and searched == 0)
