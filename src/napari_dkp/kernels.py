@@ -27,7 +27,8 @@ def gaussian(covariance: Tensor, shape: Shape, centre: Centre) -> Tensor:
     covariance : Σ in pixels squared, shape (N, d, d), d = len(shape).
     """
     offsets = _offsets(shape, centre, covariance)
-    exponent = -0.5 * ((offsets @ torch.linalg.inv(covariance)) * offsets).sum(2)
+    precision = torch.linalg.inv(covariance)
+    exponent = -0.5 * precision.flatten(1) @ _products(offsets).T  # uᵀ Σ⁻¹ u, all in one product
     return _finish(torch.softmax(exponent, 1), shape, centre)
 
 
@@ -101,7 +102,8 @@ def _newton_step(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
     weights = _tilted(flat, offsets, tilt)
     mean = weights @ offsets
     with torch.no_grad():
-        spread = (offsets.T * weights[:, None]) @ offsets - mean[:, :, None] * mean[:, None]
+        spread = (weights @ _products(offsets)).unflatten(1, 2 * offsets.shape[1:])
+        spread = spread - mean[:, :, None] * mean[:, None]
         spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
         inverse = torch.linalg.inv_ex(spread).inverse  # without a look at the host
     step: Tensor = (inverse @ mean[:, :, None])[..., 0]
@@ -248,6 +250,11 @@ def _offsets(shape: Shape, centre: Centre, like: Tensor) -> Tensor:
         for taps, middle in zip(shape, centre, strict=True)
     ]
     return torch.stack([grid.flatten() for grid in torch.meshgrid(*axes, indexing="ij")], 1)
+
+
+def _products(offsets: Tensor) -> Tensor:
+    """Return u uᵀ of every tap, flattened, shape (taps, d²)."""
+    return (offsets[:, :, None] * offsets[:, None]).flatten(1)
 
 
 def _tilted(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:

@@ -292,6 +292,7 @@ def fit(
     """
     parts = Parts(model, data, bounds, settings)
     generator = make_generator(settings.seed)
+    restorer = parts.restorer(generator)
     start = model.upsample(data)
     every = parts.rks.every
     rounds = [] if kernel is not None else search_rounds(settings)
@@ -306,7 +307,6 @@ def fit(
         prior = KnownKernel((yield from search.run(n_steps)))
     else:
         prior = parts.prior(generator)
-    restorer = parts.restorer(generator)
     for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
         yield replace(state, step=n_search + state.step, n_steps=n_steps)
 
