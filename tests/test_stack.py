@@ -813,7 +813,7 @@ def test_a_kernel_as_published_never_stands(updates):
     assert not any(np.array_equal(*pair) for pair in pairwise(kernels))
 
 
-@pytest.mark.parametrize("preset", ["balanced", "best"])
+@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
 def test_the_kernel_of_a_preset_stands_before_the_run_ends(preset):
     resolved = Settings(preset=preset).resolve()
     assert resolved.rks.updates * resolved.rks.every < resolved.iterations
