@@ -95,7 +95,7 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     parts = _parts(settings, side, channels)
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
-    scout = parts.scout(1, generator)
+    scout = parts.scout(10 * repeats, generator)
     prior = (parts.motion_prior if search_rounds(settings) else parts.prior)(generator)
     began = perf_counter()
     kernel = prior.step(None)

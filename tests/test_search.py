@@ -203,14 +203,13 @@ def test_the_image_of_the_latest_finished_round_is_shown():
 
 @pytest.mark.parametrize(
     ("at", "mean"),
-    # The third image is whole, the second has steps 5 to `at`, of which the last one repeats the
-    # kernel before it.
+    # The third image is whole, the second has steps 5 to `at` - 1 that count.
     [
         (1, 3.02),
         (4, 3.02),
-        (5, (2.0 + 6 * 3.02) / 7),
-        (6, (2 * 2.01 + 6 * 3.02) / 8),
-        (8, (2 * 2.01 + 2 * 2.02 + 6 * 3.02) / 10),
+        (5, 3.02),
+        (6, (2.01 + 6 * 3.02) / 7),
+        (8, (2 * 2.01 + 2.02 + 6 * 3.02) / 9),
     ],
 )
 def test_a_round_that_diverges_does_not_end_the_search(at, mean):
@@ -235,9 +234,11 @@ def test_a_first_round_that_diverges_leaves_the_start_to_be_shown():
     assert all(torch.equal(state.image, START) for state in states)
 
 
-def test_where_no_round_gets_so_far_as_to_count_the_last_kernel_is_taken():
-    _, found = search(NEAR, STEADY, STEADY, diverging={1: 2, 2: 2, 3: 2})
-    torch.testing.assert_close(found, kernel(3))
+def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
+    states, found = search(NEAR, STEADY, STEADY, diverging={1: 2, 2: 2, 3: 2})
+    assert found is None
+    assert [state.stop for state in states[-2:]] == [Stop.RUNNING, Stop.DIVERGED]
+    assert states[-1].step == states[-2].step
 
 
 # Stopping

@@ -49,9 +49,9 @@ def test_numbers_do_not_fetch_and_arrays_fetch_once(state):
 
 
 def test_what_is_fetched_lets_go_of_its_source(state):
-    assert hasattr(state, "_fetch")
+    assert state._fetch is not None
     assert state.image is IMAGE
-    assert not hasattr(state, "_fetch")
+    assert state._fetch is None
 
 
 @pytest.mark.parametrize(

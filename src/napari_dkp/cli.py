@@ -78,7 +78,10 @@ def restore(
     ] = None,
     preset: Annotated[str | None, _choice("Effort.", PRESETS, "balanced")] = None,
     iterations: Annotated[
-        int | None, _option("Image steps per plane once the kernel is found.", "N", "by the preset")
+        int | None,
+        _option(
+            "Image steps per plane, the search for a motion not counted.", "N", "by the preset"
+        ),
     ] = None,
     phase: Annotated[
         str | None, _choice("Where source pixels lie on the restored grid.", PHASES, "area")

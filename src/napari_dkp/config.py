@@ -354,7 +354,7 @@ _PRESETS = {
         dip=DIPConfig(channels=32),
     ),
     "balanced": _Preset(400),
-    "best": _Preset(800, rks=RKSConfig(max_sites=8192), search=SearchConfig(rounds=10)),
+    "best": _Preset(600, search=SearchConfig(rounds=10)),
     "paper": _Preset(
         1000,
         rks=RKSConfig(sampler="paper", max_sites=_ALL_SITES),

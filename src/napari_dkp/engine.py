@@ -84,7 +84,7 @@ def alternate(
         yield State(1, n_steps, start, flat, math.inf, math.inf, Stop.DIVERGED)
         return
     if block is None:
-        block = 1 if start.device.type == "cpu" else kernel_every
+        block = 1 if start.device.type == "cpu" else min(kernel_every, _BLOCK)
     previous: State[Tensor] | None = None
     smallest = math.inf
     image: Tensor | None = None
@@ -115,6 +115,9 @@ def _numbers(steps: list[RestorerStep]) -> list[tuple[float, float]]:
     numbers: list[float] = torch.stack(scalars).tolist()
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
+
+# Steps that a user waits for at most, and whose images are held at once.
+_BLOCK = 8
 
 # A residual so many times the smallest of the run is no fluctuation; one below _EXACT, in
 # normalised intensity, counts as no residual at all.

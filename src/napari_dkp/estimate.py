@@ -144,7 +144,7 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     fresh = [prior, make_prior(generator)]
     kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
     restorer = parts.restorer(generator)
-    scout = parts.scout(1, generator)
+    scout = parts.scout(_PROBE_STEPS, generator)
     saved: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -173,6 +173,8 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
 
 _PROBE_SIDE = 128
 _PROBE_WARM_UP = 3
+# Of a scout that is only timed: more than are taken, so that its loss stays the same.
+_PROBE_STEPS = 100
 
 
 T = TypeVar("T")

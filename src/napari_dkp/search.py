@@ -82,8 +82,10 @@ class KernelSearch:
         self._rounds = rounds
         self._kernel_every = kernel_every
 
-    def run(self, n_steps: int) -> Iteration[State[Tensor], None, Tensor]:
+    def run(self, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
         """Search; yield the state of every image step and return the kernel, shape (*K,).
+
+        Where every later round diverges there is none, and the last state says so.
 
         States are numbered over all rounds and show the image of the latest finished one: no image
         is shown that starts from noise.
@@ -105,9 +107,10 @@ class KernelSearch:
                 each.kernel_after,
             )
             for state in fit:
-                if each.counted_after is not None and state.step > each.counted_after:
+                late = each.counted_after is not None and state.step > each.counted_after
+                if late and state.stop is not Stop.DIVERGED:
                     counted.append(state.kernel)
-                yield replace(
+                latest = replace(
                     state,
                     step=done + state.step,
                     n_steps=n_steps,
@@ -115,8 +118,12 @@ class KernelSearch:
                     stop=Stop.RUNNING,
                     searching=True,
                 )
+                yield latest
             done += each.steps
             if state.stop is Stop.COMPLETED:
                 shown = state.image
-        # A round that diverges ends early.
-        return torch.stack(counted or [state.kernel]).mean(0)
+        # A round that diverges ends early, and the next one may do better.
+        if counted:
+            return torch.stack(counted).mean(0)
+        yield replace(latest, stop=Stop.DIVERGED)
+        return None

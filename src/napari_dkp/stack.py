@@ -304,7 +304,10 @@ def fit(
     elif rounds:
         scout = partial(parts.scout, generator=generator)
         search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
-        prior = KnownKernel((yield from search.run(n_steps)))
+        found = yield from search.run(n_steps)
+        if found is None:
+            return
+        prior = KnownKernel(found)
     else:
         prior = parts.prior(generator)
     for state in engine.alternate(restorer, prior, start, parts.n_steps, every):

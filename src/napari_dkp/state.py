@@ -63,7 +63,7 @@ class Unfetched(State[Array]):
 
     __slots__ = ("_fetch",)
 
-    _fetch: Callable[[], tuple[Array, Array]]
+    _fetch: Callable[[], tuple[Array, Array]] | None
 
     @classmethod
     def of(cls, fetch: Callable[[], tuple[Array, Array]], **fields: Any) -> "Unfetched[Array]":
@@ -74,13 +74,15 @@ class Unfetched(State[Array]):
         return state
 
     def __getattr__(self, name: str) -> Any:
-        # Python comes here for slots that are still empty.
+        # Python comes here for slots that are still empty; two threads may fetch the same.
         if name not in ("image", "kernel"):
             raise AttributeError(name)
-        image, kernel = self._fetch()
-        object.__setattr__(self, "image", image)
-        object.__setattr__(self, "kernel", kernel)
-        object.__delattr__(self, "_fetch")
+        fetch = self._fetch
+        if fetch is not None:
+            image, kernel = fetch()
+            object.__setattr__(self, "image", image)
+            object.__setattr__(self, "kernel", kernel)
+            object.__setattr__(self, "_fetch", None)
         return object.__getattribute__(self, name)
 
 

@@ -47,6 +47,8 @@ class DIPRestorer:
         self._model = model
         self._data = data
         self._seen = seen
+        # Residuals are zero where nothing is seen.
+        self._share = 1.0 if seen is None else max(float(seen.float().mean()), 1 / seen.numel())
         self._bounds = bounds
         self._config = config
         self._precision = precision
@@ -103,7 +105,7 @@ class DIPRestorer:
         loss.backward()
         for optimiser in self._optimisers:
             optimiser.step()
-        return image.detach(), loss.detach(), squared.detach().sqrt()
+        return image.detach(), loss.detach(), (squared.detach() / self._share).sqrt()
 
     def _image(self) -> Tensor:
         """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""
