@@ -35,11 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     device = str(resolve_device(options.device))
     results = Results(options.output, "quality", describe_machine([device]), tables)
-    rows = [row for entry in options.rows for row in _GROUPS.get(entry, [entry])]
+    rows = [name for entry in options.rows for name in _GROUPS.get(entry, [entry])]
     # Rows outermost: what is quick is known for all images before what is slow begins.
     for row_name in dict.fromkeys(rows):
         row = ROWS[row_name]
-        name = _name(row_name, options)
         for folder, image in _images(options.data, options.images):
             protocol = Triple.load(folder, image).protocol
             for seed in options.seeds[:1] if row.interpolate else options.seeds:
@@ -51,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     seed=seed,
                 )
                 run: Run = {
-                    "what": {"set": folder.name, "image": image, "row": name, "seed": seed},
+                    "what": {"set": folder.name, "image": image, "row": row_name, "seed": seed},
                     "settings": None if row.interpolate else settings.to_dict(),
                     "commit": options.commit or code_version(),
                 }
-                label = f"{folder.name}  {image}  {name}  seed {seed}"
+                label = f"{folder.name}  {image}  {row_name}  seed {seed}"
                 if run in results:
                     print(f"{label}  is there", flush=True)
                     continue
@@ -126,24 +125,9 @@ def _grouped(runs: Sequence[Run], what: str) -> dict[str, list[Run]]:
     """Return the runs by a part of their identity; rows in their own order."""
     groups: dict[str, list[Run]] = {}
     order = {name: number for number, name in enumerate(ROWS)}
-
-    def place(run: Run) -> int:
-        return order.get(run["what"]["row"].partition(", ")[0], len(order))
-
-    for run in sorted(runs, key=place):
+    for run in sorted(runs, key=lambda run: order.get(run["what"]["row"], len(order))):
         groups.setdefault(run["what"][what], []).append(run)
     return groups
-
-
-def _name(row_name: str, options: argparse.Namespace) -> str:
-    """Return what a row is called in the results: options that change it are part of that."""
-    row = ROWS[row_name]
-    changes = []
-    if options.family != "auto" and row.family is None and not row.known_kernel:
-        changes.append(options.family)
-    if options.iterations is not None:
-        changes.append(f"{options.iterations} steps")
-    return row_name if row.interpolate else ", ".join([row_name, *changes])
 
 
 def _images(folders: Sequence[Path], names: Sequence[str] | None) -> Iterator[tuple[Path, str]]:

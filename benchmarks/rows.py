@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from napari_dkp.config import KernelFamilyName, Precision, PresetName, Settings
+from napari_dkp.config import Precision, PresetName, Settings
 
 Changes = Mapping[str, Any]
 
@@ -18,33 +18,27 @@ class Row:
     preset : what is changed.
     interpolate : nothing is run; the LR image is interpolated.
     known_kernel : the true kernel is given.
-    family : that kernels are sampled from, whatever the other rows are told; None: as they are.
     precision : of the image network.
-    rks, pke, search, dip : fields to change in the preset's configs.
+    rks, pke, dip : fields to change in the preset's configs.
     """
 
     preset: PresetName = "balanced"
     interpolate: bool = False
     known_kernel: bool = False
-    family: KernelFamilyName | None = None
     precision: Precision = "auto"
     rks: Changes = field(default_factory=dict)
     pke: Changes = field(default_factory=dict)
-    search: Changes = field(default_factory=dict)
     dip: Changes = field(default_factory=dict)
 
     def settings(self, **common: Any) -> Settings:
         """Return resolved settings; `common` holds what all rows share, e.g. scale and seed."""
-        if self.family is not None:
-            common["kernel_family"] = self.family
         base = Settings(preset=self.preset, precision=self.precision, **common).resolve()
-        if not (base.rks and base.pke and base.search and base.dip):
+        if base.rks is None or base.pke is None or base.dip is None:
             raise ValueError("settings: expected resolved settings; got some with open fields")
         return replace(
             base,
             rks=replace(base.rks, **self.rks),
             pke=replace(base.pke, **self.pke),
-            search=replace(base.search, **self.search),
             dip=replace(base.dip, **self.dip),
         )
 
@@ -60,17 +54,15 @@ MAIN = {
 
 # Each differs from "balanced" in one thing.
 ABLATIONS = {
-    "Gaussian family only": Row(family="gaussian"),
-    "trajectory family only": Row(family="trajectory"),
-    "one round": Row(search={"gaussian_rounds": 1}),
-    "no samples left out": Row(search={"left_out": 0.0}),
-    "plain residual": Row(rks={"residual": "plain"}),
-    "no PKE data term": Row(pke={"data_weight": 0.0, "motion_data_weight": 0.0}),
+    "one random draw for RKS": Row(rks={"sampler": "paper", "draws": 1}),
+    "kernel never stands": Row(rks={"updates": 10**9}),
     "squared distance": Row(pke={"distance": "squared"}),
+    "no data term": Row(pke={"data_weight": 0.0}),
     "published network": Row(dip={"network": "published"}),
     "Adam": Row(dip={"optimiser": "adam", "learning_rate": 7e-3}),
     "no gradient prior": Row(dip={"gradient_weight": 0.0}),
     "gradient prior from the start": Row(dip={"gradient_growth": 0.0}),
+    "no averaging": Row(dip={"averaging": 0.0}),
     "float32": Row(precision="float32"),
 }
 

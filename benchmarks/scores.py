@@ -67,7 +67,7 @@ def measure(folder: Path, name: str, row: Row, settings: Settings) -> dict[str, 
     result = run.result()
     return score(result.image, triple, None if row.known_kernel else result.kernel) | {
         "seconds": result.seconds,
-        "steps": result.steps,
+        "steps": len(result.history),
         "peak memory": peak_memory(device),
         "stop": result.stop.name.lower(),
         "precision": str(resolve_precision(settings.precision, device)).removeprefix("torch."),

@@ -7,10 +7,9 @@ measured again. The columns are explained in the README.
 """
 
 import argparse
-import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -33,9 +32,8 @@ from benchmarks.records import (
 from napari_dkp.config import KERNEL_FAMILIES, PRECISIONS, PRESETS, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
-from napari_dkp.estimate import Counts
-from napari_dkp.randomness import make_generator
-from napari_dkp.stack import Parts
+from napari_dkp.engine import ImageRestorer, KernelPrior
+from napari_dkp.stack import build
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,14 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(settings: Settings, side: int, channels: int, repeats: int) -> dict[str, Any]:
-    """Time the steps of a run on random data, and hold them against the machine's best."""
+    """Time image and kernel steps on random data, and hold them against the machine's best."""
     device = torch.device(settings.device)
     precision = resolve_precision(settings.precision, device)
     figures = _time_steps(settings, side, channels, repeats)
-    image_step = figures["image step"]
+    image_step, kernel_step = figures["image step"], figures["kernel step"]
     flop_rate = _flop(replace(settings, precision="float32"), side, channels) / image_step
     return figures | {
-        "kernel share": kernel_share(settings, figures),
+        "kernel share": kernel_share(settings, image_step, kernel_step),
         "ns per pixel": 1e9 * image_step / side**2,
         "FLOP per second": flop_rate,
         "share of peak": flop_rate / matmul_rate(device, precision),
@@ -92,13 +90,7 @@ def measure(settings: Settings, side: int, channels: int, repeats: int) -> dict[
 def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> dict[str, float]:
     """Return seconds per step and the bytes that it took."""
     device = torch.device(settings.device)
-    parts = _parts(settings, side, channels)
-    generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
-    scout = parts.scout(1, 0.1, generator)
-    # Kernels of all families cost about the same.
-    family = "gaussian" if settings.kernel_family == "auto" else settings.kernel_family
-    prior = parts.prior(family, generator)
+    restorer, prior = _parts(settings, side, channels)
     began = perf_counter()
     kernel = prior.step(None)
     _finish(device)
@@ -106,21 +98,19 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     image = restorer.step(kernel).image
     return {
         "image step": seconds(lambda: restorer.step(kernel), device, repeats),
-        "search step": seconds(lambda: scout.step(kernel), device, repeats),
         "kernel step": seconds(lambda: prior.step(image), device, repeats),
         "kernel warm-up": warm_up,
         "peak memory": peak_memory(device),
     }
 
 
-def kernel_share(settings: Settings, figures: Mapping[str, float]) -> float:
-    """Return the share of RKS and PKE, warm-up included, in the time of a whole blind run."""
-    count = Counts.of(settings)
-    kernel = (
-        count.warm_ups * figures["kernel warm-up"] + count.kernel_steps * figures["kernel step"]
-    )
-    image = count.search_steps * figures["search step"] + count.image_steps * figures["image step"]
-    return kernel / (kernel + image)
+def kernel_share(settings: Settings, image_step: float, kernel_step: float) -> float:
+    """Return the share of RKS and PKE in the steps of a whole run."""
+    if settings.rks is None or settings.iterations is None:
+        raise ValueError("settings: expected resolved settings; got some with open fields")
+    updates = min(settings.rks.updates, (settings.iterations - 1) // settings.rks.every)
+    kernel_seconds = updates * kernel_step
+    return kernel_seconds / (settings.iterations * image_step + kernel_seconds)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
@@ -167,7 +157,6 @@ def tables(runs: Sequence[Run]) -> str:
                 str(what["side"]),
                 f"{figures['image step']:.4f}",
                 f"{figures['ns per pixel']:.0f}",
-                f"{figures['search step']:.4f}",
                 f"{figures['kernel step']:.4f}",
                 f"{figures['kernel warm-up']:.2f}",
                 f"{figures['kernel share']:.1%}",
@@ -186,7 +175,6 @@ _COLUMNS = (
     "HR side",
     "s per image step",
     "ns per pixel",
-    "s per search step",
     "s per kernel step",
     "warm-up s",
     "kernel share",
@@ -196,21 +184,24 @@ _COLUMNS = (
 )
 
 
-def _parts(settings: Settings, side: int, channels: int) -> Parts:
-    """Return what restores a plane of random data."""
+def _parts(settings: Settings, side: int, channels: int) -> tuple[ImageRestorer, KernelPrior]:
+    """Return restorer and prior for random data; the prior goes on for as long as it is asked."""
+    if settings.rks is None:
+        raise ValueError("settings: expected resolved settings; got some with open fields")
     scales = settings.scales(2)
     lr_shape = tuple(side // scale for scale in scales)
     sizes = settings.kernel_sizes(2)
     model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
-    data = torch.rand(channels, *lr_shape, generator=make_generator(0)).to(settings.device)
-    return Parts(model, data, (0.0, 1.0), settings)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(channels, *lr_shape, generator=generator).to(settings.device)
+    unending = replace(settings, rks=replace(settings.rks, updates=10**9))
+    return build(model, data, (0.0, 1.0), unending)
 
 
 def _flop(settings: Settings, side: int, channels: int) -> int:
     """Count the multiplications and additions of one image step; FFTs are not counted."""
-    restorer = _parts(settings, side, channels).restorer(make_generator(settings.seed))
-    sizes = settings.kernel_sizes(2)
-    kernel = torch.full(sizes, 1 / math.prod(sizes), device=settings.device)
+    restorer, prior = _parts(settings, side, channels)
+    kernel = prior.step(None)
     with FlopCounterMode(display=False) as counter:
         restorer.step(kernel)
     return int(counter.get_total_flops())

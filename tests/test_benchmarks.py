@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from napari_dkp.config import RKSConfig, SearchConfig, Settings
+from napari_dkp.config import RKSConfig, Settings
 from napari_dkp.degradation import degrade
-from napari_dkp.stack import search_steps
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
@@ -99,36 +98,6 @@ def test_ablations_change_one_config_of_balanced(name):
     assert len([key for key in plain if plain[key] != changed[key]]) == 1
 
 
-def test_a_row_of_one_family_keeps_it():
-    row = ROWS["Gaussian family only"]
-    assert row.settings(kernel_family="trajectory").kernel_family == "gaussian"
-    assert ROWS["balanced"].settings(kernel_family="trajectory").kernel_family == "trajectory"
-
-
-def test_options_that_change_a_row_are_in_its_name(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "code_version", lambda: "abc")
-    monkeypatch.setattr(quality, "in_fresh_process", lambda *_: {"PSNR": 1.0, "seconds": 1.0})
-    output = tmp_path / "q"
-    rows = ["bicubic", "non-blind", "paper", "Gaussian family only"]
-    common = ["--data", str(folder), "--device", "cpu", "--output", str(output), "--rows", *rows]
-    for options in ([], ["--family", "line"], ["--family", "line", "--iterations", "9"]):
-        quality.main([*common, *options])
-    stored = json.loads(output.with_suffix(".json").read_text())["runs"]
-    assert {run["what"]["row"] for run in stored} == {
-        "bicubic",
-        "non-blind",
-        "non-blind, 9 steps",
-        "paper",
-        "paper, line",
-        "paper, line, 9 steps",
-        "Gaussian family only",
-        "Gaussian family only, 9 steps",
-    }
-    # Next to the row that they change.
-    text = quality.tables(stored)
-    assert text.index("| paper, line |") < text.index("| Gaussian family only |")
-
-
 def test_quality_resumes_and_writes_both_files(folder, tmp_path, in_process, capsys):
     output = tmp_path / "out" / "q"
     common = ["--data", str(folder), "--iterations", "2", "--device", "cpu"]
@@ -140,19 +109,17 @@ def test_quality_resumes_and_writes_both_files(folder, tmp_path, in_process, cap
     assert "waves  one  bicubic  seed 0  is there" in capsys.readouterr().out
     stored = json.loads(output.with_suffix(".json").read_text())
     runs = {(run["what"]["row"], run["what"]["seed"]): run for run in stored["runs"]}
-    known, fast = "non-blind, 2 steps", "fast, 2 steps"
-    assert set(runs) == {("bicubic", 0), (known, 0), (known, 1), (fast, 0)}
-    settings = Settings.from_dict(runs[fast, 0]["settings"])
-    assert settings.iterations == runs[known, 0]["figures"]["steps"] == 2
-    assert runs[fast, 0]["figures"]["steps"] == 2 + search_steps(settings)
+    assert set(runs) == {("bicubic", 0), ("non-blind", 0), ("non-blind", 1), ("fast", 0)}
+    fast = runs["fast", 0]
+    assert Settings.from_dict(fast["settings"]).iterations == fast["figures"]["steps"] == 2
     for run in runs.values():
         assert run["figures"]["aligned PSNR"] >= run["figures"]["PSNR"]
     assert runs["bicubic", 0]["figures"]["PSNR"] > 20
-    assert "kernel NCC" in runs[fast, 0]["figures"]
-    assert "kernel NCC" not in runs[known, 0]["figures"]
+    assert "kernel NCC" in fast["figures"]
+    assert "kernel NCC" not in runs["non-blind", 0]["figures"]
     text = output.with_suffix(".md").read_text()
     assert "## waves" in text
-    assert "| non-blind, 2 steps | 1 | 2 |" in text
+    assert "| non-blind | 1 | 2 |" in text
     assert text.count("**mean**") == 3
 
 
@@ -203,8 +170,6 @@ def test_speed_measures_and_plots_draw(folder, tmp_path, in_process):
     figures = run["figures"]
     assert figures["ns per pixel"] == pytest.approx(1e9 * figures["image step"] / 32**2)
     assert figures["share of peak"] > 0
-    assert 0 < figures["kernel share"] < 1
-    assert figures["search step"] > 0
     arguments = ["--data", str(folder), "--rows", "bicubic", "fast", "--iterations", "2"]
     quality.main([*arguments, "--device", "cpu", "--output", str(output / "q")])
     plot.main([*map(str, output.glob("*.json")), "--output", str(tmp_path / "images")])
@@ -213,26 +178,12 @@ def test_speed_measures_and_plots_draw(folder, tmp_path, in_process):
 
 
 def test_kernel_share_is_of_a_whole_run():
-    seconds = {"image step": 0.1, "search step": 0.05, "kernel step": 0.2, "kernel warm-up": 3.0}
-    paper = Settings(iterations=100, rks=RKSConfig(sampler="paper", every=3)).resolve()
-    # Every 3 steps from the fourth on: 33 updates.
-    assert speed.kernel_share(paper, seconds) == pytest.approx(9.6 / 19.6)
-    search = SearchConfig(
-        rounds=2,
-        steps=20,
-        gaussian_rounds=3,
-        gaussian_steps=10,
-        settled=0.5,
-        chains=1,
-        trials=1,
-        trial_steps=30,
-    )
-    settings = Settings(iterations=100, rks=RKSConfig(every=3), search=search).resolve()
-    # Three rounds of updates after steps 3, 6 and 9 for Gaussians; for paths a round of six and
-    # one of updates after steps 12, 15 and 18; one trial each. Gaussians warm up in each round.
-    kernel = (3 + 1) * 3.0 + (3 * 3 + 6 + 3) * 0.2
-    image = (3 * 10 + 2 * 20 + 2 * 30) * 0.05 + 100 * 0.1
-    assert speed.kernel_share(settings, seconds) == pytest.approx(kernel / (kernel + image))
+    rks = RKSConfig(every=3, updates=40)
+    # Every 3 steps from the fourth on: 33 updates, fewer than the 40 allowed.
+    settings = Settings(iterations=100, rks=rks)
+    assert speed.kernel_share(settings, 0.1, 0.2) == pytest.approx(6.6 / 16.6)
+    settings = Settings(iterations=1000, rks=rks)
+    assert speed.kernel_share(settings, 0.1, 0.2) == pytest.approx(8 / 108)
 
 
 def test_peak_memory_is_that_of_a_fresh_process():

@@ -11,7 +11,6 @@ from napari_dkp.config import (
     DIPConfig,
     PKEConfig,
     RKSConfig,
-    SearchConfig,
     Settings,
     default_kernel_size,
 )
@@ -36,7 +35,7 @@ def test_numpy_numbers_are_stored_as_plain_ones():
         (RKSConfig, {"moves": -1}, ValueError),
         (RKSConfig, {"confidence": 0}, ValueError),
         (RKSConfig, {"draws": 0}, ValueError),
-        (RKSConfig, {"residual": "coloured"}, ValueError),
+        (RKSConfig, {"updates": 1}, ValueError),
         (RKSConfig, {"max_sites": 1}, ValueError),
         (RKSConfig, {"gaussian_variance": (5, 1)}, ValueError),
         (RKSConfig, {"gaussian_variance": 3.0}, TypeError),
@@ -51,29 +50,12 @@ def test_numpy_numbers_are_stored_as_plain_ones():
         (PKEConfig, {"warm_up": -1}, ValueError),
         (PKEConfig, {"steps": 0}, ValueError),
         (PKEConfig, {"data_weight": -1}, ValueError),
-        (PKEConfig, {"motion_data_weight": -1}, ValueError),
         (DIPConfig, {"network": "unet"}, ValueError),
         (DIPConfig, {"channels": 0}, ValueError),
         (DIPConfig, {"learning_rate": float("nan")}, ValueError),
         (DIPConfig, {"ssim_fraction": 1.1}, ValueError),
         (DIPConfig, {"gradient_weight": -1e-9}, ValueError),
-        (DIPConfig, {"gradient_growth": -1}, ValueError),
-        (DIPConfig, {"settling": 1.1}, ValueError),
-        (SearchConfig, {"rounds": 0}, ValueError),
-        (SearchConfig, {"steps": 0}, ValueError),
-        (SearchConfig, {"gaussian_rounds": 0}, ValueError),
-        (SearchConfig, {"gaussian_steps": 0}, ValueError),
-        (SearchConfig, {"gaussian_steps": 2.5}, TypeError),
-        (SearchConfig, {"settled": 1.1}, ValueError),
-        (SearchConfig, {"memory": -0.1}, ValueError),
-        (SearchConfig, {"left_out": 0.95}, ValueError),
-        (SearchConfig, {"chains": -1}, ValueError),
-        (SearchConfig, {"channels": 3}, ValueError),
-        (SearchConfig, {"trials": 0}, ValueError),
-        (SearchConfig, {"trials": 1.5}, TypeError),
-        (SearchConfig, {"trial_steps": 0}, ValueError),
-        (SearchConfig, {"trial_left_out": 0.0}, ValueError),
-        (SearchConfig, {"margin": -0.01}, ValueError),
+        (DIPConfig, {"averaging": 1.0}, ValueError),
     ],
 )
 def test_numbers_out_of_range_are_named(kind, change, error):
@@ -82,7 +64,7 @@ def test_numbers_out_of_range_are_named(kind, change, error):
         kind(**change)
 
 
-@pytest.mark.parametrize("kind", [RKSConfig, PKEConfig, SearchConfig, DIPConfig, Settings])
+@pytest.mark.parametrize("kind", [RKSConfig, PKEConfig, DIPConfig, Settings])
 def test_configs_cannot_be_changed_and_check_their_copies(kind):
     config = kind()
     name = fields(kind)[0].name
@@ -131,7 +113,6 @@ def test_a_preset_leaves_nothing_open(preset):
     resolved = Settings(preset=preset).resolve()
     assert isinstance(resolved.rks, RKSConfig)
     assert isinstance(resolved.pke, PKEConfig)
-    assert isinstance(resolved.search, SearchConfig)
     assert isinstance(resolved.dip, DIPConfig)
     assert resolved.iterations > 0
     assert resolved.resolve() == resolved
@@ -143,7 +124,6 @@ def test_what_the_user_sets_overrules_the_preset(preset):
         "iterations": 7,
         "rks": RKSConfig(particles=99),
         "pke": PKEConfig(steps=9),
-        "search": SearchConfig(rounds=9),
         "dip": DIPConfig(channels=9),
     }
     for name, value in own.items():
@@ -160,13 +140,12 @@ def test_the_published_preset_is_the_published_method():
     assert resolved.rks.sampler == "paper"
     assert resolved.rks.draws == 5
     assert resolved.rks.every == 5
-    assert resolved.rks.residual == "plain"
+    assert resolved.rks.updates > resolved.iterations
     assert resolved.pke.learning_rate == 1e-4
-    assert resolved.pke.data_weight == 0.2
     assert resolved.dip.network == "published"
     assert resolved.dip.optimiser == "adam"
     assert (resolved.dip.gradient_weight, resolved.dip.gradient_growth) == (2e-4, 0)
-    assert resolved.dip.settling == 1
+    assert resolved.dip.averaging == 0
 
 
 SETTINGS = [
@@ -175,8 +154,7 @@ SETTINGS = [
     Settings(scale=(2, 3), axes="TCZYX", kernel_size=(5, 7), seed=2**62, device="cuda:1"),
     Settings(
         rks=RKSConfig(gaussian_variance=(0.5, 3), path_width=(0.1, 2)),
-        pke=PKEConfig(hidden=(30, 40), motion_data_weight=0),
-        search=SearchConfig(chains=2, left_out=0, gaussian_rounds=3, margin=0),
+        pke=PKEConfig(hidden=(30, 40)),
         dip=DIPConfig(network="published"),
     ),
 ]

@@ -145,104 +145,54 @@ def test_the_gradient_prior_grows_by_its_power():
         assert step.loss - plain.step(KERNEL).loss == pytest.approx(expected, rel=1e-2, abs=1e-6)
 
 
-def test_the_frame_of_the_iterate_is_handed_out():
-    dip = restorer()
+def test_estimates_move_towards_each_iterate_ever_more_slowly():
+    """estimate += share * (iterate - estimate): the share falls to 1 - averaging."""
+    dip = restorer(averaging=0.8, learning_rate=1e-3, n_steps=70)
+    previous = dip.step(KERNEL).estimate
+    shares = []
+    for _ in range(69):
+        step = dip.step(KERNEL)
+        away = MODEL.crop(step.image) - previous
+        moved = step.estimate - previous
+        shares.append(((moved * away).sum() / away.square().sum()).item())
+        torch.testing.assert_close(moved, shares[-1] * away, atol=1e-5, rtol=0)
+        previous = step.estimate
+    assert np.all(np.diff(shares) < 1e-3)
+    assert 0.2 < shares[0] < 1
+    assert shares[-1] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_an_iterate_in_which_the_fit_slips_is_left_out():
+    dip = restorer(averaging=0.9, n_steps=40)
+    for _ in range(30):
+        before = dip.step(KERNEL)
+    network = dip._image
+    dip._image = lambda: 1.4 - 0 * network()
+    slipped = dip.step(KERNEL)
+    assert slipped.residual > 3 * before.residual
+    assert torch.equal(slipped.estimate, before.estimate)
+    assert (slipped.image - 1.4).abs().max() < 1e-6
+    dip._image = network
+    after = dip.step(KERNEL)
+    assert not torch.equal(after.estimate, before.estimate)
+
+
+def test_a_misfit_that_stays_high_is_followed_again():
+    dip = restorer(averaging=0.9, n_steps=200)
+    for _ in range(30):
+        dip.step(KERNEL)
+    network = dip._image
+    dip._image = lambda: 1.4 - 0 * network()
+    for _ in range(60):
+        step = dip.step(KERNEL)
+    assert (step.estimate - 1.4).abs().max() < 0.1
+
+
+def test_without_averaging_the_last_iterate_is_handed_out():
+    dip = restorer(averaging=0.0)
     for _ in range(3):
         step = dip.step(KERNEL)
         assert torch.equal(step.estimate, MODEL.crop(step.image))
-
-
-# Samples left out of the fit
-
-
-def mask(share: float = 0.7) -> torch.Tensor:
-    return torch.rand(MODEL.lr_shape, generator=torch.Generator().manual_seed(5)) < share
-
-
-def leaving_out(
-    seen: torch.Tensor | None, target: torch.Tensor, n_steps: int = 20, **config: object
-) -> DIPRestorer:
-    return DIPRestorer(
-        MODEL,
-        target,
-        (-0.1, 1.5),
-        DIPConfig(**{"channels": 8, "gradient_weight": 0.0} | config),
-        n_steps,
-        torch.float32,
-        torch.Generator().manual_seed(0),
-        seen,
-    )
-
-
-def changed_at(where: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return torch.where(where, 1 - target, target)
-
-
-def test_samples_left_out_leave_the_squared_error_fit_alone():
-    seen = mask()
-    images = {}
-    for name, target in (
-        ("plain", data(3)),
-        ("unseen changed", changed_at(~seen, data(3))),
-        ("seen changed", changed_at(seen, data(3))),
-    ):
-        dip = leaving_out(seen, target, ssim_fraction=0.0)
-        for _ in range(6):
-            images[name] = dip.step(KERNEL).image
-    assert torch.equal(images["plain"], images["unseen changed"])
-    assert not torch.allclose(images["plain"], images["seen changed"], atol=1e-2)
-
-
-@pytest.mark.parametrize("ssim_fraction", [0.0, 1.0])
-def test_the_loss_takes_samples_left_out_as_fitted(ssim_fraction):
-    seen, target = mask(), data(3)
-    dip = leaving_out(seen, target, ssim_fraction=ssim_fraction)
-    for _ in range(3):
-        step = dip.step(KERNEL)
-        fitted = torch.where(seen, MODEL.forward(step.image, KERNEL), target).numpy()
-        squared = ((fitted - target.numpy()) ** 2).mean()
-        expected = 1 - ssim_by_hand(fitted, target.numpy()) if ssim_fraction else squared
-        assert step.loss == pytest.approx(expected, rel=1e-3)
-        assert step.residual == pytest.approx(squared**0.5, rel=1e-3)
-
-
-def test_a_restorer_that_sees_everything_is_one_without_a_mask():
-    everything = leaving_out(torch.ones(MODEL.lr_shape, dtype=torch.bool), data())
-    unmasked = leaving_out(None, data())
-    for _ in range(3):
-        assert torch.equal(everything.step(KERNEL).image, unmasked.step(KERNEL).image)
-
-
-def test_the_prediction_error_is_that_of_the_samples_left_out():
-    seen, target = mask(), data(3)
-    dip = leaving_out(seen, target)
-    for _ in range(3):
-        step = dip.step(KERNEL)
-        shown = torch.where(seen, target, MODEL.forward(step.image, KERNEL)).numpy()
-        expected = 1 - ssim_by_hand(shown, target.numpy())
-        assert dip.prediction_error().item() == pytest.approx(expected, abs=1e-4)
-        assert expected > 0.05
-
-
-def test_the_right_kernel_predicts_better_than_one_that_doubles_everything():
-    """What the error is for."""
-    sharp = MODEL.extend(MODEL.upsample(data()) > 0.5).float()
-    double = torch.zeros(5, 5)
-    double[0, 0] = double[4, 4] = 0.5
-    errors = []
-    for kernel in (KERNEL, double):
-        dip = leaving_out(mask(), MODEL.forward(sharp, KERNEL), n_steps=60)
-        for _ in range(60):
-            dip.step(kernel)
-        errors.append(dip.prediction_error().item())
-    assert errors[0] < 0.6 * errors[1]
-
-
-def test_without_samples_left_out_there_is_no_prediction_error():
-    dip = leaving_out(None, data())
-    dip.step(KERNEL)
-    with pytest.raises(ValueError, match="seen: expected samples left out"):
-        dip.prediction_error()
 
 
 def test_what_was_handed_out_is_not_written_again():

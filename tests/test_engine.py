@@ -69,16 +69,6 @@ def test_the_kernel_follows_every_few_images():
     assert [state.kernel[0, 0].item() for state in states] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize(
-    ("after", "informed_by"), [(1, [2, 4, 6]), (3, [4, 6]), (4, [4, 6]), (7, []), (8, [])]
-)
-def test_the_kernel_waits_for_the_image_to_settle(after, informed_by):
-    prior = Recording()
-    list(alternate(Counting(), prior, START, 8, kernel_every=2, kernel_after=after))
-    assert prior.shown[0] is None
-    assert [image[0, 0, 0].item() for image in prior.shown[1:]] == informed_by
-
-
 def test_states_hold_the_estimate_and_later_steps_leave_them_alone():
     for step, state in enumerate(run(Counting()), start=1):
         assert torch.equal(state.image, torch.full((1, 4, 4), float(step)))

@@ -2,15 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from napari_dkp import estimate as module
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
-from napari_dkp.estimate import Counts, estimate
-from napari_dkp.kernel_prior import DynamicKernelPrior
-from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.stack import Run
+from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
+from napari_dkp.estimate import estimate
 
 SMALL = Settings(
     iterations=40,
@@ -18,16 +14,6 @@ SMALL = Settings(
     kernel_size=5,
     rks=RKSConfig(particles=16),
     pke=PKEConfig(hidden=(16,), steps=1, warm_up=0),
-    search=SearchConfig(
-        rounds=3,
-        steps=7,
-        gaussian_rounds=2,
-        gaussian_steps=9,
-        chains=1,
-        trials=2,
-        trial_steps=4,
-        channels=4,
-    ),
     dip=DIPConfig(channels=4),
 )
 
@@ -41,8 +27,8 @@ def probes(monkeypatch):
     """Count the probes that an estimate starts."""
     module._probe.cache_clear()
     count = []
-    parts = module.Parts
-    monkeypatch.setattr(module, "Parts", lambda *args: count.append(args) or parts(*args))
+    build = module.build
+    monkeypatch.setattr(module, "build", lambda *args: count.append(args) or build(*args))
     yield count
     module._probe.cache_clear()
 
@@ -66,68 +52,22 @@ def test_a_second_estimate_probes_no_more(probes):
 
 def test_time_follows_steps_and_planes_and_memory_does_not():
     one = estimate((60, 60), SMALL)
-    short = estimate((60, 60), with_(iterations=30), known_kernel=True)
-    long = estimate((60, 60), with_(iterations=300), known_kernel=True)
+    forever = RKSConfig(particles=8, updates=10**6)
+    short = estimate((60, 60), with_(iterations=30, rks=forever))
+    long = estimate((60, 60), with_(iterations=300, rks=forever))
     stack = estimate((3, 2, 60, 60), with_(axes="TZYX"))
     assert long.seconds == pytest.approx(10 * short.seconds)
     assert stack.seconds == pytest.approx(6 * one.seconds)
     assert long.memory == stack.memory == one.memory
 
 
-def test_the_search_is_paid_once_per_plane():
-    short, long, longer = (estimate((60, 60), with_(iterations=n)).seconds for n in (20, 40, 60))
-    assert long - short == pytest.approx(longer - long)
-    assert longer < 3 * short
-    assert estimate((60, 60), SMALL, known_kernel=True).seconds < long
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"kernel_family": "line"},
-        {"kernel_family": "gaussian"},
-        {"iterations": 5},
-        {
-            "search": replace(
-                SMALL.search, steps=16, settled=0.0, chains=2, trials=1, gaussian_rounds=1
-            )
-        },
-        {"search": replace(SMALL.search, steps=12, settled=1.0)},
-        {"search": replace(SMALL.search, chains=0)},
-        {"rks": RKSConfig(sampler="paper", every=5)},
-        {"rks": RKSConfig(sampler="paper", every=1), "kernel_family": "gaussian"},
-        {"known": True},
-    ],
-)
-def test_counts_are_those_of_a_run(monkeypatch, changes):
-    """An image is restored, and every step of its parts is counted."""
-    known = "known" in changes
-    settings = SMALL if known else with_(**changes)
-    settings = replace(settings, scale=1, iterations=changes.get("iterations", 20))
-    steps: list[str] = []
-    step, improve = DynamicKernelPrior.step, DIPRestorer.step
-
-    def watched(prior, image):
-        if image is not None:
-            steps.append("kernel")
-        elif prior._images == 0 or prior._afresh:
-            steps.append("warm-up")
-        return step(prior, image)
-
-    monkeypatch.setattr(DynamicKernelPrior, "step", watched)
-    monkeypatch.setattr(
-        DIPRestorer, "step", lambda self, kernel: steps.append("image") or improve(self, kernel)
+def test_a_kernel_that_stands_costs_no_more():
+    short, long, longer = (
+        estimate((60, 60), with_(iterations=n, rks=RKSConfig(particles=8, every=2, updates=10)))
+        for n in (20, 40, 60)
     )
-    image = np.random.default_rng(0).random((20, 24))
-    run = Run(image, settings, np.ones((3, 3)) / 9 if known else None)
-    states = list(run)
-    count = Counts.of(run.settings, known_kernel=known)
-    searching = sum(state.searching for state in states)
-    assert (count.search_steps, count.image_steps) == (searching, len(states) - searching)
-    assert count.search_steps + count.image_steps == steps.count("image") == run.n_steps
-    assert count.kernel_steps == steps.count("kernel")
-    assert count.warm_ups == steps.count("warm-up")
+    assert long.seconds - short.seconds == pytest.approx(longer.seconds - long.seconds)
+    assert longer.seconds < 3 * short.seconds
 
 
 def test_warm_up_is_paid_once_per_plane():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from napari_dkp import kernel_prior
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
@@ -129,28 +128,13 @@ def test_a_step_returns_the_kernel_it_arrived_at():
 
 
 def dynamic_prior(
-    kernel: torch.Tensor,
-    memory: float = 0.0,
-    burn_in: int = 1,
-    afresh: bool = False,
-    **rks: object,
+    kernel: torch.Tensor, family: str = "gaussian", seed: int = 0, **rks: object
 ) -> DynamicKernelPrior:
-    return DynamicKernelPrior(
-        MODEL,
-        noisy(kernel),
-        "gaussian",
-        RKSConfig(**rks),
-        PKEConfig(),
-        make_generator(0),
-        memory,
-        burn_in,
-        afresh,
-    )
-
-
-def noisy(kernel: torch.Tensor) -> torch.Tensor:
     data = MODEL.forward(sharp_image(), kernel)
-    return data + 0.005 * torch.randn(data.shape, generator=torch.Generator().manual_seed(8))
+    data = data + 0.005 * torch.randn(data.shape, generator=torch.Generator().manual_seed(8))
+    return DynamicKernelPrior(
+        MODEL, data, family, RKSConfig(**rks), PKEConfig(), make_generator(seed)
+    )
 
 
 def test_the_kernel_leaves_the_family_when_the_data_demands_it():
@@ -169,7 +153,7 @@ def test_the_kernel_leaves_the_family_when_the_data_demands_it():
 
 def test_the_kernel_keeps_to_the_family_where_it_holds():
     truth = isotropic(3.0)
-    prior = dynamic_prior(truth)
+    prior = dynamic_prior(truth, family="auto")
     prior.step(None)
     for _ in range(25):
         kernel = prior.step(sharp_image())
@@ -181,107 +165,16 @@ def test_the_warm_up_looks_at_no_image():
     assert torch.equal(*kernels)
 
 
-class Recorder:
-    """Sampler and estimator in one: keeps the statistics that it is shown."""
-
-    def __init__(self) -> None:
-        self.warm_ups = 0
-        self.sampled: list[GramStatistics] = []
-        self.estimated: list[GramStatistics] = []
-
-    def draw(self) -> torch.Tensor:
-        return isotropic(1.0)
-
-    def warm_up_step(self, target: torch.Tensor) -> None:
-        self.warm_ups += 1
-
-    def kernel(self) -> torch.Tensor:
-        return isotropic(1.0)
-
-    def step(self, *arguments: object) -> torch.Tensor:
-        (self.sampled if len(arguments) == 1 else self.estimated).append(arguments[-1])
-        return isotropic(1.0)
-
-
-@pytest.fixture
-def recorder(monkeypatch) -> Recorder:
-    both = Recorder()
-    monkeypatch.setattr(kernel_prior, "make_sampler", lambda *_: both)
-    monkeypatch.setattr(kernel_prior, "KernelEstimator", lambda *_: both)
-    return both
-
-
-PROBES = torch.stack([isotropic(variance) for variance in (0.7, 2.0, 5.0)])
-
-
-def shifted(by: int) -> torch.Tensor:
-    return sharp_image().roll(by, -1)
-
-
-@pytest.mark.parametrize("residual", ["whitened", "plain"])
-@pytest.mark.parametrize("max_sites", [256, 8192])
-def test_the_prior_looks_at_the_residual_it_is_told_to(recorder, residual, max_sites):
-    prior = dynamic_prior(isotropic(2.0), residual=residual, max_sites=max_sites)
-    prior.step(None)
-    prior.step(sharp_image())
-    expected = MODEL.statistics(
-        sharp_image(), noisy(isotropic(2.0)), max_sites, residual == "whitened"
-    )
-    for seen in (recorder.sampled, recorder.estimated):
-        torch.testing.assert_close(seen[-1].misfit(PROBES), expected.misfit(PROBES))
-
-
-@pytest.mark.parametrize("memory", [0.0, 0.8])
-@pytest.mark.parametrize(("burn_in", "first_kept"), [(0, 0), (1, 2), (2, 5), (3, 7)])
-def test_first_images_are_not_remembered_and_later_ones_are_blended(
-    recorder, memory, burn_in, first_kept
-):
-    """M ← m for the first misfit m that is kept, then M ← (1 - memory) m + memory M."""
-    prior = dynamic_prior(isotropic(2.0), memory, burn_in)
-    for image in ([0, 1], [2, 3, 4], [5, 6]):
-        prior.step(None)
-        for shift in image:
-            prior.step(shifted(shift))
-    alone = [
-        MODEL.statistics(shifted(shift), noisy(isotropic(2.0)), 8192, True).misfit(PROBES)
-        for shift in range(7)
-    ]
-    expected = alone[: first_kept + 1]
-    for misfit in alone[first_kept + 1 :]:
-        expected.append((1 - memory) * misfit + memory * expected[-1])
-    for seen in (recorder.sampled, recorder.estimated):
-        found = torch.stack([statistics.misfit(PROBES) for statistics in seen])
-        torch.testing.assert_close(found, torch.stack(expected))
-
-
-def test_only_the_first_image_is_preceded_by_a_warm_up(recorder):
-    prior = dynamic_prior(isotropic(2.0))
-    counts = []
-    for _ in range(3):
-        prior.step(None)
-        prior.step(sharp_image())
-        counts.append(recorder.warm_ups)
-    assert counts == [PKEConfig().warm_up] * 3
-
-
-def test_afresh_a_new_image_begins_with_a_kernel_that_no_image_has_informed():
-    informed, other = (dynamic_prior(truth, afresh=True) for truth in (shaken(), isotropic(3.0)))
-    seconds = []
-    for prior, image in ((informed, sharp_image()), (other, sharp_image().flip(-1))):
-        first = prior.step(None)
-        last = prior.step(image)
-        seconds.append(prior.step(None))
-        assert not torch.equal(seconds[-1], first)
-        assert not torch.equal(seconds[-1], last)
-    assert torch.equal(*seconds)
-
-
-def test_a_new_image_goes_on_from_the_kernel_of_the_last():
-    prior = dynamic_prior(isotropic(2.0))
-    first = prior.step(None)
-    last = prior.step(sharp_image())
-    assert torch.equal(prior.step(None), last)
-    assert not torch.equal(first, last)
+def test_the_kernel_stands_at_the_mean_of_its_last_third():
+    prior = dynamic_prior(isotropic(2.0), updates=9)
+    images = [sharp_image().roll(shift, -1) for shift in range(12)]
+    kernels = [prior.step(image) for image in images]
+    free = dynamic_prior(isotropic(2.0), updates=100)
+    moving = [free.step(image) for image in images]
+    assert all(torch.equal(*pair) for pair in zip(kernels[:8], moving[:8], strict=True))
+    torch.testing.assert_close(kernels[8], torch.stack(moving[6:9]).mean(0))
+    assert all(torch.equal(kernel, kernels[8]) for kernel in kernels[9:])
+    assert not torch.equal(moving[9], moving[8])
 
 
 def test_a_known_kernel_is_returned_whatever_the_image():

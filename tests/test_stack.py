@@ -12,12 +12,11 @@ import torch
 from scipy import ndimage
 
 from napari_dkp import iter_restore, restore
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
-from napari_dkp.degradation import Degradation, degrade
+from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
+from napari_dkp.degradation import degrade
 from napari_dkp.metrics import kernel_ncc, psnr
-from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.stack import Parts, Run, guess_axes, search_steps
+from napari_dkp.stack import Run, guess_axes
 from napari_dkp.state import Stop
 
 TINY = {
@@ -27,22 +26,8 @@ TINY = {
     "precision": "float32",
     "rks": RKSConfig(particles=16),
     "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(
-        rounds=1,
-        steps=2,
-        gaussian_rounds=1,
-        gaussian_steps=2,
-        chains=1,
-        trials=1,
-        trial_steps=2,
-        channels=4,
-    ),
     "dip": DIPConfig(channels=4),
 }
-
-# Image steps of the search under those settings, per plane: a round and a trial of two hypotheses.
-SEARCH = 2 * (2 + 2)
-PER_PLANE = SEARCH + 6
 
 
 def picture(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
@@ -113,11 +98,10 @@ def test_every_layout_keeps_its_axes(axes, shape, looped):
     assert result.image.shape == expected
     assert result.image.dtype == result.kernel.dtype == np.float32
     assert result.kernel.shape == (*looped, 5, 5)
-    per_plane = SEARCH + 2
     assert run.n_planes == math.prod(looped)
-    assert run.n_steps == len(states) == per_plane * run.n_planes
+    assert run.n_steps == len(states) == 2 * run.n_planes
     assert [state.step for state in states] == list(range(1, run.n_steps + 1))
-    assert [state.plane for state in states[::per_plane]] == list(np.ndindex(*looped))
+    assert [state.plane for state in states[::2]] == list(np.ndindex(*looped))
     assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (run.n_steps - 1)
     assert states[-1].stop is result.stop is Stop.COMPLETED
     plane_axes = axes.translate(str.maketrans("", "", "TZ"))
@@ -127,7 +111,7 @@ def test_every_layout_keeps_its_axes(axes, shape, looped):
             enlarged.get(a, n) for a, n in zip(axes, shape, strict=True) if a in plane_axes
         )
     # Each plane of the result is the last state of that plane, where the input has it.
-    for state in states[per_plane - 1 :: per_plane]:
+    for state in states[1::2]:
         where = [slice(None)] * len(shape)
         for axis, index in zip([a for a in axes if a in "TZ"], state.plane, strict=True):
             where[axes.index(axis)] = index
@@ -152,7 +136,7 @@ def test_planes_are_restored_independently_with_the_same_seed():
 
 def test_channels_share_one_kernel_and_keep_their_order():
     image = picture(3, 12, 12)
-    config = TINY | {"iterations": 80, "dip": DIPConfig(channels=32)}
+    config = TINY | {"iterations": 80, "dip": DIPConfig(channels=32, averaging=0.5)}
     point = np.zeros((5, 5))
     point[2, 2] = 1
     result = restore(image, **config, axes="CYX", scale=1, kernel=point)
@@ -284,7 +268,7 @@ def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
     run = Run(lazy, settings(axes="TZYX", iterations=2))
     assert lazy.read == []
     states = iter(run)
-    for _ in range(SEARCH + 2 + 1):
+    for _ in range(3):
         next(states)
     everything = slice(None)
     assert lazy.read == [(0, 0, everything, everything), (0, 1, everything, everything)]
@@ -303,17 +287,8 @@ def test_a_stopped_run_keeps_its_last_state():
     assert result.stop is Stop.CANCELLED
     np.testing.assert_array_equal(result.image, state.image)
     np.testing.assert_array_equal(result.kernel, state.kernel)
-    assert result.steps == len(result.history) == 3
+    assert len(result.history) == 3
     assert result.history[-1] == state.residual
-
-
-def test_the_history_is_that_of_the_restoration_once_it_has_begun():
-    run = Run(picture(10, 12), settings())
-    states = iter(run)
-    residuals = [next(states).residual for _ in range(SEARCH + 2)]
-    states.close()
-    assert run.result().history == tuple(residuals[SEARCH:])
-    assert run.result().steps == SEARCH + 2
 
 
 def test_a_result_may_be_asked_for_while_the_run_goes_on():
@@ -370,7 +345,7 @@ def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
     image = picture(3, 10, 12)
     run = Run(image, settings(axes="ZYX", scale=3, phase=phase))
     states = iter(run)
-    for _ in range(PER_PLANE + 2):
+    for _ in range(8):
         state = next(states)
     states.close()
     result = run.result()
@@ -382,7 +357,7 @@ def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
 
 @pytest.mark.parametrize("phase", ["area", "fkp"])
 def test_a_run_that_diverges_at_once_hands_out_its_source_on_the_right_grid(phase, monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=SEARCH + 1))
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=1))
     image = picture(10, 12)
     result = restore(image, **TINY, scale=3, phase=phase)
     assert result.stop is Stop.DIVERGED
@@ -411,8 +386,8 @@ def test_a_plane_without_contrast_loses_nothing_of_the_others():
 def test_the_residual_is_in_intensity_units():
     """Recomputed from the last state by the forward model."""
     image = picture(12, 12)
-    run = Run(image, settings(dip=DIPConfig(channels=4), boundary="circular"))
-    for state in list(run)[SEARCH:]:
+    run = Run(image, settings(dip=DIPConfig(channels=4, averaging=0.0), boundary="circular"))
+    for state in run:
         predicted = degrade(state.image, state.kernel, boundary="circular")
         assert state.residual == pytest.approx(np.sqrt(np.mean((predicted - image) ** 2)), rel=1e-3)
 
@@ -420,7 +395,7 @@ def test_the_residual_is_in_intensity_units():
 def test_progress_is_told_of_every_state():
     seen = []
     restore(picture(10, 12), **TINY, progress=seen.append)
-    assert [state.step for state in seen] == list(range(1, PER_PLANE + 1))
+    assert [state.step for state in seen] == [1, 2, 3, 4, 5, 6]
 
 
 def test_iter_restore_is_the_same_loop():
@@ -462,21 +437,11 @@ def test_stored_settings_repeat_the_run():
 
 
 def test_a_preset_is_stored_as_its_numbers():
-    run = Run(picture(10, 12), Settings(preset="best", kernel_size=5, device="cpu"))
+    run = Run(picture(10, 12), Settings(preset="fast", kernel_size=5, device="cpu"))
     resolved = run.settings
     assert resolved.axes == "YX"
-    assert None not in (resolved.iterations, resolved.rks, resolved.pke)
-    assert None not in (resolved.search, resolved.dip)
-    # Gaussian rounds, rounds of paths, trials of both; then the restoration.
-    assert search_steps(resolved) == 8 * 100 + 6 * 50 + 2 * 3 * 100
-    assert run.n_steps == search_steps(resolved) + 600
-
-
-@pytest.mark.parametrize("preset", ["fast", "balanced"])
-def test_quick_presets_take_optics_for_granted(preset):
-    brief = Settings(preset=preset).resolve()
-    assert search_steps(brief) == search_steps(replace(brief, kernel_family="gaussian"))
-    assert search_steps(brief) == brief.search.gaussian_rounds * 100
+    assert None not in (resolved.iterations, resolved.rks, resolved.pke, resolved.dip)
+    assert run.n_steps == resolved.iterations
 
 
 # A known kernel
@@ -598,25 +563,21 @@ def diverging(step, at: int):
 
 def test_divergence_hands_out_the_last_finite_image(monkeypatch):
     expected = [state.image for state in iter_restore(picture(10, 12), **TINY)]
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=SEARCH + 4))
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=4))
     run = Run(picture(10, 12), settings())
     states = list(run)
     result = run.result()
-    assert [state.stop for state in states] == [Stop.RUNNING] * (SEARCH + 3) + [Stop.DIVERGED]
+    assert [state.stop for state in states] == [Stop.RUNNING] * 3 + [Stop.DIVERGED]
     assert result.stop is Stop.DIVERGED
-    np.testing.assert_array_equal(result.image, expected[SEARCH + 2])
+    np.testing.assert_array_equal(result.image, expected[2])
     assert np.isfinite(result.kernel).all()
     assert np.isfinite(result.history).all()
 
 
-def test_an_absurd_learning_rate_never_hands_out_nan(monkeypatch):
-    def absurd(self: DIPRestorer) -> None:
-        for optimiser in self._optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = 1e30
-
-    monkeypatch.setattr(DIPRestorer, "_set_learning_rate", absurd)
-    run = Run(picture(10, 12), settings(iterations=20))
+def test_an_absurd_learning_rate_never_hands_out_nan():
+    config = DIPConfig(channels=4)
+    object.__setattr__(config, "learning_rate", 1e30)
+    run = Run(picture(10, 12), settings(dip=config, iterations=20))
     for state in run:
         assert np.isfinite(state.image).all()
         assert np.isfinite(state.kernel).all()
@@ -624,179 +585,14 @@ def test_an_absurd_learning_rate_never_hands_out_nan(monkeypatch):
 
 
 def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=SEARCH + 2))
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=2))
     run = Run(picture(2, 10, 12), settings(axes="ZYX"))
     states = list(run)
-    reached = range(1, SEARCH + 3), range(PER_PLANE + 1, 2 * PER_PLANE + 1)
-    assert [state.step for state in states] == [*reached[0], *reached[1]]
-    assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (len(states) - 1)
+    assert [state.step for state in states] == [1, 2, 7, 8, 9, 10, 11, 12]
+    assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * 7
     assert states[-1].stop is run.result().stop is Stop.DIVERGED
     np.testing.assert_array_equal(run.result().image[1], states[-1].image)
     assert np.isfinite(run.result().image).all()
-
-
-@pytest.mark.parametrize("at", range(1, SEARCH + 1))
-def test_a_fit_that_diverges_in_the_search_does_not_end_the_run(at, monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=at))
-    run = Run(picture(10, 12), settings())
-    states = list(run)
-    assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (len(states) - 1)
-    assert states[-1].stop is run.result().stop is Stop.COMPLETED
-    assert states[-1].step == run.n_steps
-    for state in states:
-        assert np.isfinite(state.image).all()
-        assert state.kernel.sum() == pytest.approx(1, abs=1e-4)
-
-
-# The search
-
-
-def test_the_search_comes_first_and_its_kernel_stands():
-    states = list(iter_restore(picture(10, 12), **TINY))
-    assert [state.searching for state in states] == [True] * SEARCH + [False] * 6
-    assert [state.step for state in states] == list(range(1, PER_PLANE + 1))
-    assert {state.n_steps for state in states} == {PER_PLANE}
-    for state in states[SEARCH:]:
-        np.testing.assert_array_equal(state.kernel, states[SEARCH].kernel)
-
-
-def test_every_plane_is_searched():
-    states = list(iter_restore(picture(2, 10, 12), **TINY, axes="ZYX"))
-    assert [state.searching for state in states] == ([True] * SEARCH + [False] * 6) * 2
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"kernel": np.ones((5, 5))},
-        {"rks": RKSConfig(sampler="paper")},
-        {"rks": RKSConfig(sampler="paper"), "kernel_family": "line"},
-    ],
-    ids=["known kernel", "paper", "paper, lines"],
-)
-def test_nothing_is_searched_for_a_known_kernel_or_as_published(change):
-    change = dict(change)
-    kernel = change.pop("kernel", None)
-    run = Run(picture(10, 12), settings(**change), kernel)
-    states = list(run)
-    assert run.n_steps == len(states) == 6
-    assert not any(state.searching for state in states)
-    moves = not np.array_equal(states[0].kernel, states[-1].kernel)
-    assert moves is (kernel is None)
-
-
-@pytest.mark.parametrize(
-    ("family", "chains", "steps"),
-    [
-        ("auto", 0, 2 * 4),
-        ("auto", 1, 2 * 4 + 3 * 2 + 2 * 2 * 4),
-        ("auto", 3, 2 * 4 + 3 * 3 * 2 + 4 * 2 * 4),
-        ("gaussian", 3, 2 * 4),
-        ("line", 0, 3 * 2),
-        ("line", 1, 3 * 2),
-        ("line", 2, 2 * (3 * 2 + 2 * 4)),
-        ("trajectory", 1, 3 * 2),
-    ],
-)
-def test_the_search_has_a_hypothesis_per_family_and_chain(family, chains, steps):
-    config = SearchConfig(
-        rounds=3,
-        steps=2,
-        gaussian_rounds=2,
-        gaussian_steps=4,
-        trials=2,
-        trial_steps=4,
-        chains=chains,
-        channels=4,
-    )
-    run = Run(picture(10, 12), settings(search=config, kernel_family=family))
-    states = list(run)
-    assert len(states) == run.n_steps == steps + 6
-    assert sum(state.searching for state in states) == steps
-
-
-def test_no_fit_of_the_search_is_longer_than_the_restoration():
-    config = SearchConfig(rounds=2, gaussian_rounds=4, chains=1, trials=1, channels=4)
-    run = Run(picture(10, 12), settings(search=config, iterations=3))
-    assert len(list(run)) == run.n_steps == (2 + 4) * 3 + 2 * 3 + 3
-
-
-@pytest.fixture
-def priors(monkeypatch) -> list[tuple[str, PKEConfig, float, int, bool]]:
-    """Family, numbers, memory, burn-in and afresh of each kernel prior made."""
-    made = []
-
-    def prior(model, data, family, rks, pke, generator, memory, burn_in, afresh):
-        made.append((family, pke, memory, burn_in, afresh))
-        return object()
-
-    monkeypatch.setattr("napari_dkp.stack.DynamicKernelPrior", prior)
-    return made
-
-
-@pytest.mark.parametrize(
-    ("family", "weight"), [("gaussian", 0.3), ("auto", 0.3), ("line", 0.7), ("trajectory", 0.7)]
-)
-def test_data_weigh_as_the_family_says(priors, family, weight):
-    pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
-    parts, _, _ = parts_of(settings(pke=pke))
-    parts.prior(family, make_generator(0))
-    assert priors == [(family, replace(pke, data_weight=weight), 0.0, 0, False)]
-
-
-def test_hypotheses_of_a_search_have_priors_of_their_own(priors):
-    config = replace(TINY["search"], rounds=5, gaussian_rounds=3, chains=2, memory=0.6)
-    pke = replace(TINY["pke"], data_weight=0.3, motion_data_weight=0.7)
-    parts, model, data = parts_of(settings(search=config, pke=pke))
-    parts.search(model.upsample(data), make_generator(0))
-    gaussian = ("gaussian", pke, 0.6, 3, True)
-    path = ("trajectory", replace(pke, data_weight=0.7), 0.6, 2, False)
-    assert priors == [gaussian, path, path]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_scout_leaves_out_a_share_of_samples(share):
-    """Its loss is the squared error, less where unseen; the data is far from what it predicts."""
-    dip = DIPConfig(ssim_fraction=0.0)
-    parts, model, data = parts_of(settings(dip=dip), (60, 50))
-    scout = parts.scout(10, share, make_generator(1))
-    step = scout.step(KERNEL)
-    squared = (model.forward(step.image, KERNEL) - data).square().mean().item()
-    assert step.loss == pytest.approx((1 - share) * squared, rel=0.2, abs=1e-3)
-
-
-def test_a_scout_is_small_and_has_no_gradient_prior():
-    """Whatever the network of the image that is handed out."""
-    losses = []
-    for dip in (
-        DIPConfig(),
-        DIPConfig(network="published", gradient_weight=9.0, gradient_growth=0),
-    ):
-        parts, _, _ = parts_of(settings(dip=dip))
-        scout = parts.scout(10, 0.2, make_generator(1))
-        losses.append([scout.step(KERNEL).loss for _ in range(3)])
-    assert losses[0] == losses[1]
-
-
-KERNEL = torch.full((5, 5), 1 / 25)
-
-
-def parts_of(
-    settings: Settings, lr_shape: tuple[int, int] = (10, 12)
-) -> tuple[Parts, Degradation, torch.Tensor]:
-    model = Degradation(lr_shape, (2, 2), (5, 5))
-    data = torch.rand(1, *lr_shape, generator=torch.Generator().manual_seed(0))
-    return Parts(model, data, (0.0, 1.0), settings.resolve()), model, data
-
-
-def test_open_settings_are_refused():
-    model = Degradation((10, 12), (2, 2), (5, 5))
-    for use in (
-        lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), Settings()),
-        lambda: search_steps(Settings()),
-    ):
-        with pytest.raises(ValueError, match="settings: expected resolved settings"):
-            use()
 
 
 # What it is for
@@ -834,36 +630,6 @@ def test_blind_super_resolution_beats_interpolation_and_finds_the_width(simulate
     assert max(alike) > 0.96
 
 
-def test_the_search_finds_an_oblique_kernel_better_than_its_start(simulated):
-    hr, _ = simulated
-    offsets = np.stack(np.mgrid[-7:8, -7:8], -1)
-    form = np.linalg.inv([[5.0, 2.5], [2.5, 2.0]])
-    oblique = np.exp(-0.5 * np.einsum("...i,ij,...j", offsets, form, offsets))
-    lr = degrade(hr, oblique, noise=0.5, boundary="circular")
-    brief = QUICK | {
-        "iterations": 60,
-        "search": SearchConfig(
-            rounds=4,
-            steps=40,
-            gaussian_rounds=3,
-            gaussian_steps=50,
-            chains=1,
-            trials=1,
-            trial_steps=40,
-            channels=16,
-        ),
-        "pke": PKEConfig(hidden=(200,), warm_up=100),
-        "rks": RKSConfig(particles=128),
-    }
-    states = list(iter_restore(lr, **brief, kernel_size=15))
-    first, found = (kernel_ncc(state.kernel, oblique) for state in (states[0], states[-1]))
-    assert found > first + 0.03
-    assert found > 0.92
-    n_search = 3 * 50 + 4 * 40 + 2 * 40
-    assert [state.step for state in states] == list(range(1, n_search + 60 + 1))
-    assert [state.searching for state in states] == [True] * n_search + [False] * 60
-
-
 def test_a_known_kernel_helps(simulated):
     hr, lr = simulated
     right, wrong = (restore(lr, **QUICK, kernel=isotropic(variance)) for variance in (3.0, 0.5))
@@ -876,7 +642,6 @@ def test_a_result_records_how_it_came_about():
     assert result.device == "cpu"
     assert result.seed == 3
     assert result.seconds > 0
-    assert result.steps == PER_PLANE
     assert len(result.history) == 6
 
 

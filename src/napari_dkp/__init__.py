@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from napari_dkp.config import DIPConfig as DIPConfig
     from napari_dkp.config import PKEConfig as PKEConfig
     from napari_dkp.config import RKSConfig as RKSConfig
-    from napari_dkp.config import SearchConfig as SearchConfig
     from napari_dkp.config import Settings as Settings
     from napari_dkp.degradation import degrade as degrade
     from napari_dkp.stack import iter_restore as iter_restore
@@ -23,7 +22,6 @@ _HOME = {
     "PKEConfig": "config",
     "RKSConfig": "config",
     "Restoration": "state",
-    "SearchConfig": "config",
     "Settings": "config",
     "State": "state",
     "Stop": "state",

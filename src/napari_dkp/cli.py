@@ -78,7 +78,7 @@ def restore(
     ] = None,
     preset: Annotated[str | None, _choice("Effort.", PRESETS, "balanced")] = None,
     iterations: Annotated[
-        int | None, _option("Image steps per plane once the kernel is found.", "N", "by the preset")
+        int | None, _option("Image steps per plane.", "N", "by the preset")
     ] = None,
     phase: Annotated[
         str | None, _choice("Where source pixels lie on the restored grid.", PHASES, "area")
@@ -211,7 +211,7 @@ def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -
     from napari_dkp.state import Stop
 
     run = Run(image, settings, kernel=kernel)
-    cost = estimate(image.shape, run.settings, known_kernel=kernel is not None)
+    cost = estimate(image.shape, run.settings)
     typer.echo(
         f"Restoring on {describe_device(run.device)}: about {_duration(cost.seconds)} and "
         f"{cost.memory / 2**30:.2g} GiB",
@@ -257,10 +257,8 @@ def _progress(run: "Run") -> Iterator[Callable[["State[np.ndarray]"], object]]:
         task = bar.add_task("restoring", total=run.n_steps, residual=float("nan"))
 
         def show(state: "State[np.ndarray]") -> None:
-            doing = "finding the kernel" if state.searching else "restoring"
-            if state.plane:
-                doing = f"plane {', '.join(map(str, state.plane))}: {doing}"
-            bar.update(task, completed=state.step, description=doing, residual=state.residual)
+            plane = f"plane {', '.join(map(str, state.plane))}" if state.plane else "restoring"
+            bar.update(task, completed=state.step, description=plane, residual=state.residual)
 
         yield show
 
@@ -333,7 +331,7 @@ def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
     """Apply what was given; another preset brings its own numbers."""
     values = base.to_dict()
     if "preset" in given:
-        values |= {"iterations": None, "rks": None, "pke": None, "search": None, "dip": None}
+        values |= {"iterations": None, "rks": None, "pke": None, "dip": None}
     if "scale" in given:
         values["kernel_size"] = None
     return Settings.from_dict(values | given)

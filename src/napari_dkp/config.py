@@ -1,6 +1,6 @@
 """Settings of a run: frozen dataclasses that check themselves.
 
-`Settings` holds the choices a user makes; the method configs hold the numbers behind them.
+`Settings` holds the choices a user makes; the three method configs hold the numbers behind them.
 A preset fills every config that the user leaves out, and `Settings.resolve` returns settings in
 which it has nothing left to say, so that what is stored with a result repeats it whatever presets
 become.
@@ -20,7 +20,6 @@ Phase = Literal["area", "fkp"]
 Boundary = Literal["free", "circular"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Sampler = Literal["smc", "paper"]
-Residual = Literal["whitened", "plain"]
 Distance = Literal["entropy", "squared"]
 NetworkName = Literal["light", "published"]
 OptimiserName = Literal["muon", "adam"]
@@ -32,7 +31,6 @@ PHASES: tuple[str, ...] = get_args(Phase)
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
-RESIDUALS: tuple[str, ...] = get_args(Residual)
 DISTANCES: tuple[str, ...] = get_args(Distance)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 OPTIMISERS: tuple[str, ...] = get_args(OptimiserName)
@@ -71,10 +69,11 @@ class RKSConfig:
     particles : kernels in the population ("smc").
     moves : Metropolis moves per particle and kernel update ("smc").
     confidence : nats of log-likelihood lost when the misfit doubles ("smc").
+    motion_penalty : nats by which a motion family has to beat the Gaussian one ("smc", "auto").
     draws : fresh kernels per kernel update ("paper", L of eq. 4).
     every : image steps per kernel update.
-    residual : what the likelihood takes for white noise: the Laplacian of the residual over LR
-        samples ("whitened") or, as published, the residual itself ("plain").
+    updates : kernel updates per plane. Once they are done, the kernel stands at the mean of their
+        last third and the image goes on alone.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
     line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
@@ -85,10 +84,11 @@ class RKSConfig:
     particles: int = 256
     moves: int = 2
     confidence: float = 100.0
+    motion_penalty: float = 30.0
     draws: int = 5
     every: int = 5
-    residual: Residual = "whitened"
-    max_sites: int = 8192
+    updates: int = 36
+    max_sites: int = 2048
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
     line_width: Interval = (0.3, 1.0)
@@ -100,9 +100,10 @@ class RKSConfig:
         _integer(self, "particles", 8, 65536)
         _integer(self, "moves", 0, 100)
         _number(self, "confidence", 1e-3)
+        _number(self, "motion_penalty", 0.0)
         _integer(self, "draws", 1, 10000)
         _integer(self, "every", 1, 10000)
-        _checks.choice("residual", self.residual, RESIDUALS)
+        _integer(self, "updates", 2)
         _integer(self, "max_sites", 256)
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
@@ -122,9 +123,8 @@ class PKEConfig:
     warm_up : steps on random kernels before the image is looked at.
     steps : Langevin steps per kernel update.
     distance : from the network's kernel to the sampled one: "entropy" or, as published, "squared".
-    data_weight, motion_data_weight : step size of the data term relative to that of the prior term
-        (gamma_1 / gamma_2 of eq. 12), for Gaussian and for motion kernels: of motion, the families
-        hold a smaller part of what there is.
+    data_weight : step size of the data term relative to that of the prior term
+        (gamma_1 / gamma_2 of eq. 12).
     """
 
     hidden: tuple[int, ...] = (1000,)
@@ -133,7 +133,6 @@ class PKEConfig:
     steps: int = 4
     distance: Distance = "entropy"
     data_weight: float = 0.2
-    motion_data_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.hidden, Sequence):
@@ -145,7 +144,6 @@ class PKEConfig:
         _integer(self, "steps", 1)
         _checks.choice("distance", self.distance, DISTANCES)
         _number(self, "data_weight", 0.0)
-        _number(self, "motion_data_weight", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +165,7 @@ class DIPConfig:
     gradient_weight : weight of the hyper-Laplacian prior on image gradients at the end of the run.
     gradient_growth : power of the share of steps done with which that weight comes in; 0, as
         published, has it in full from the start.
+    averaging : decay of the running mean of iterates that is handed out; 0 hands out the last.
     """
 
     network: NetworkName = "light"
@@ -177,6 +176,7 @@ class DIPConfig:
     ssim_fraction: float = 1.0
     gradient_weight: float = 1e-3
     gradient_growth: float = 2.0
+    averaging: float = 0.98
 
     def __post_init__(self) -> None:
         _checks.choice("network", self.network, NETWORKS)
@@ -187,62 +187,7 @@ class DIPConfig:
         _number(self, "ssim_fraction", 0.0, 1.0)
         _number(self, "gradient_weight", 0.0)
         _number(self, "gradient_growth", 0.0, 100.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """The search for the kernel, which goes before the restoration proper ("smc").
-
-    Parameters
-    ----------
-    rounds : images that a motion hypothesis forms, each from the start, while its kernel goes on:
-        in the first half of them fast, in the second half with averages.
-    steps : image steps per round, at most `Settings.iterations`.
-    gaussian_rounds, gaussian_steps : the same for the Gaussian hypothesis, whose kernel begins anew
-        with each round; the mean counts.
-    settled : share of a round's steps after which kernels count.
-    memory : share of what the later rounds said about the kernel that an update keeps.
-    left_out : share of LR samples that the image of a round does not see. An image that fits every
-        sample makes its kernel look right; the more it has to guess, the wider the kernel.
-    chains : trajectory hypotheses that "auto" tries besides the Gaussian one, which differ in their
-        random draws; 0: none. A motion family that is named has at least one.
-    channels : width of the small network that forms the images.
-    trials : fits by which hypotheses are compared, each with other samples left out.
-    trial_steps : image steps per trial, at most `Settings.iterations`.
-    trial_left_out : share of LR samples left out of a trial's fit and predicted by it.
-    margin : half the logarithm of the ratio of prediction errors (1 - SSIM) by which a motion
-        hypothesis has to beat the Gaussian one. Two trials tell errors apart to about 0.03, and
-        paths that the data has bent towards a Gaussian predict nearly as well.
-    """
-
-    rounds: int = 6
-    steps: int = 50
-    gaussian_rounds: int = 4
-    gaussian_steps: int = 100
-    settled: float = 0.5
-    memory: float = 0.9
-    left_out: float = 0.1
-    chains: int = 0
-    channels: int = 32
-    trials: int = 2
-    trial_steps: int = 100
-    trial_left_out: float = 0.2
-    margin: float = 0.1
-
-    def __post_init__(self) -> None:
-        _integer(self, "rounds", 1)
-        _integer(self, "steps", 1)
-        _integer(self, "gaussian_rounds", 1)
-        _integer(self, "gaussian_steps", 1)
-        _number(self, "settled", 0.0, 1.0)
-        _number(self, "memory", 0.0, 1.0)
-        _number(self, "left_out", 0.0, 0.9)
-        _integer(self, "chains", 0, 100)
-        _integer(self, "channels", 4, 1024)
-        _integer(self, "trials", 1, 100)
-        _integer(self, "trial_steps", 1)
-        _number(self, "trial_left_out", 0.01, 0.9)
-        _number(self, "margin", 0.0)
+        _number(self, "averaging", 0.0, 0.9999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,17 +199,17 @@ class Settings:
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
     method : image restorer.
-    kernel_family : family that kernels are sampled from; "auto" takes Gaussian ones, unless
-        `SearchConfig.chains` has it try motion too, and that predicts the data clearly better.
+    kernel_family : family that kernels are sampled from; "auto" mixes all of them, motion
+        at a penalty (`RKSConfig.motion_penalty`).
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
     preset : fills `iterations` and the configs below where they are None.
-    iterations : image steps per plane, those of the kernel search not counted.
+    iterations : image steps per plane.
     phase : where LR samples lie on the HR grid, see `degradation`.
     boundary : "free" lets the image go on past the frame; "circular" wraps it.
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
     precision : of the image network; everything else is float32 or better.
     seed : of every random draw.
-    rks, pke, search, dip : the numbers behind the method.
+    rks, pke, dip : the numbers behind the method.
     """
 
     scale: int | tuple[int, ...] = 2
@@ -281,7 +226,6 @@ class Settings:
     seed: int = 0
     rks: RKSConfig | None = None
     pke: PKEConfig | None = None
-    search: SearchConfig | None = None
     dip: DIPConfig | None = None
 
     def __post_init__(self) -> None:
@@ -305,7 +249,7 @@ class Settings:
             raise TypeError(f"device: expected a name such as 'auto' or 'cpu'; got {self.device!r}")
         _checks.choice("precision", self.precision, PRECISIONS)
         _integer(self, "seed", 0, 2**63 - 1)
-        for name, kind in _CONFIGS.items():
+        for name, kind in (("rks", RKSConfig), ("pke", PKEConfig), ("dip", DIPConfig)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"{name}: expected {kind.__name__} or None; got {value!r}")
@@ -318,7 +262,6 @@ class Settings:
             iterations=self.iterations or preset.iterations,
             rks=self.rks or preset.rks,
             pke=self.pke or preset.pke,
-            search=self.search or preset.search,
             dip=self.dip or preset.dip,
         )
 
@@ -340,20 +283,15 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
         """Read back what `to_dict` wrote, also after a trip through JSON."""
         values = _known(cls, values)
-        for name, kind in _CONFIGS.items():
+        configs = {"rks": RKSConfig, "pke": PKEConfig, "dip": DIPConfig}
+        for name, kind in configs.items():
             if values.get(name) is not None:
                 values[name] = kind(**_known(kind, values[name]))
         return cls(**values)
 
 
-_CONFIGS: dict[str, type] = {
-    "rks": RKSConfig,
-    "pke": PKEConfig,
-    "search": SearchConfig,
-    "dip": DIPConfig,
-}
-# LR samples: more than any plane has.
-_ALL_SITES = 10**9
+# Kernel updates and LR samples: more than any run has.
+_NEVER_DONE = _ALL_SITES = 10**9
 
 
 @dataclass(frozen=True)
@@ -361,19 +299,16 @@ class _Preset:
     iterations: int
     rks: RKSConfig = field(default_factory=RKSConfig)
     pke: PKEConfig = field(default_factory=PKEConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
     dip: DIPConfig = field(default_factory=DIPConfig)
 
 
 _PRESETS = {
-    "fast": _Preset(
-        200, search=SearchConfig(rounds=4, gaussian_rounds=2, trials=1), dip=DIPConfig(channels=32)
-    ),
+    "fast": _Preset(200, dip=DIPConfig(channels=32)),
     "balanced": _Preset(400),
-    "best": _Preset(600, search=SearchConfig(gaussian_rounds=8, chains=1, trials=3)),
+    "best": _Preset(600),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", residual="plain", max_sites=_ALL_SITES),
+        rks=RKSConfig(sampler="paper", updates=_NEVER_DONE, max_sites=_ALL_SITES),
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",
@@ -383,6 +318,7 @@ _PRESETS = {
             ssim_fraction=0.405,
             gradient_weight=2e-4,
             gradient_growth=0.0,
+            averaging=0.0,
         ),
     ),
 }

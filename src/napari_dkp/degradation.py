@@ -12,7 +12,7 @@ border is invented. Operators act on tensors over the domain; `crop` cuts the fr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from types import EllipsisType
@@ -135,7 +135,6 @@ class Degradation:
         image: Tensor,
         data: Tensor,
         max_sites: int | None = None,
-        whitened: bool = False,
     ) -> "GramStatistics":
         """Return the statistics in which the misfit of any kernel is a quadratic form.
 
@@ -144,9 +143,6 @@ class Degradation:
         image : shape (..., *domain_shape).
         data : LR samples y, shape (..., *lr_shape).
         max_sites : use a regular lattice of at most about so many LR sites; None uses all.
-        whitened : measure the Laplacian of the residual over LR samples. The residual of an
-            unfinished image is smooth; its Laplacian is nearly white, as a likelihood takes it to
-            be. Samples on the rim of the plane are left out.
         """
         image = self._interpolate(image.detach())
         image = image.reshape(-1, *image.shape[-self.ndim :])
@@ -156,11 +152,6 @@ class Degradation:
             thin = ceil((data[0].numel() / max_sites) ** (1 / self.ndim))
         for axis in range(self.ndim):
             image = self._support(image, axis)
-        if whitened:
-            # Convolution commutes: the image is filtered with steps of the LR grid.
-            axes = tuple(axis for axis, n in enumerate(self.lr_shape, start=1) if n > 2)
-            image = _laplacian(image, axes, (1, *self.scale))
-            data = _laplacian(data, axes, (1,) * (1 + self.ndim))
         for axis, (taps, s) in enumerate(zip(self.kernel_shape, self.scale, strict=True)):
             image = image.unfold(1 + axis, taps, s * thin)
         lattice = (slice(None, None, thin),) * self.ndim
@@ -292,15 +283,6 @@ class GramStatistics:
         # Convolution weights the patch in reverse order.
         return cls(gram.flip(0, 1), cross.flip(0), energy, data.numel(), kernel_shape)
 
-    def blended(self, other: "GramStatistics", share: float) -> "GramStatistics":
-        """Return statistics whose misfits are (1 - share) of these plus `share` of the others'."""
-        return replace(
-            self,
-            gram=torch.lerp(self.gram, other.gram, share),
-            cross=torch.lerp(self.cross, other.cross, share),
-            energy=torch.lerp(self.energy, other.energy, share),
-        )
-
     def misfit(self, kernels: Tensor) -> Tensor:
         """Return the mean squared residual of each kernel, float64, shape (N,).
 
@@ -389,22 +371,6 @@ def _window(image: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor
     for axis, (first, length) in enumerate(zip(start, shape, strict=True), start=-len(shape)):
         image = image.narrow(axis, first, length)
     return image
-
-
-def _laplacian(image: Tensor, axes: Sequence[int], steps: Sequence[int]) -> Tensor:
-    """Return Σ_axes 2 x(u) - x(u - step) - x(u + step), where all of these lie in the image."""
-
-    def shifted(along: int, by: int) -> Tensor:
-        view = image
-        for axis in axes:
-            start = steps[axis] + (by if axis == along else 0)
-            view = view.narrow(axis, start, image.shape[axis] - 2 * steps[axis])
-        return view
-
-    result = 2 * len(axes) * shifted(-1, 0) if axes else image
-    for axis in axes:
-        result = result - shifted(axis, -steps[axis]) - shifted(axis, steps[axis])
-    return result
 
 
 def _wrapped(kernel: Tensor, axis: int, length: int) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Few steps and more smoothness: the picture's compression noise is faint but real, and the fit
 # would bring it out.
-SETTINGS = Settings(scale=2, axes="YX", iterations=60, dip=DIPConfig(gradient_weight=2e-2))
+SETTINGS = Settings(scale=2, axes="YX", iterations=120, dip=DIPConfig(gradient_weight=1e-2))
 
 _PANEL = 408  # pixels; a whole multiple of the sample's 102 and of its restored 204
 _MARGIN = 24

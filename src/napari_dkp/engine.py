@@ -22,7 +22,7 @@ class RestorerStep(NamedTuple):
     Attributes
     ----------
     image : x^t on the domain of the forward model, for the kernel prior.
-    estimate : the image to hand out, on the HR frame.
+    estimate : the image to hand out, on the HR frame; it may average over steps.
     loss : the restorer's own objective.
     residual : root mean square of y - (x * k)↓s, normalised intensity.
     """
@@ -57,7 +57,6 @@ def alternate(
     start: Tensor,
     n_steps: int,
     kernel_every: int = 5,
-    kernel_after: int = 1,
 ) -> StateGenerator[Tensor]:
     """Alternate kernel and image updates (Alg. 2, eqs. 14-16).
 
@@ -67,7 +66,6 @@ def alternate(
     start : image to hand out if already the first step diverges, HR frame.
     n_steps : image steps.
     kernel_every : image steps per kernel update; 5 as published.
-    kernel_after : image steps before the first kernel update.
 
     Yields
     ------
@@ -83,8 +81,7 @@ def alternate(
     smallest = math.inf
     image: Tensor | None = None
     for step in range(1, n_steps + 1):
-        done = step - 1
-        if image is not None and done >= kernel_after and done % kernel_every == 0:
+        if image is not None and (step - 1) % kernel_every == 0:
             kernel = prior.step(image)
         image, estimate, loss, residual = restorer.step(kernel)
         smallest = max(min(smallest, residual), _EXACT)

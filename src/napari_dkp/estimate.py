@@ -12,8 +12,7 @@ import torch
 from napari_dkp.config import PKEConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
-from napari_dkp.search import schedules
-from napari_dkp.stack import Parts, guess_axes, search_steps
+from napari_dkp.stack import build, guess_axes
 
 
 @dataclass(frozen=True)
@@ -31,23 +30,19 @@ class Estimate:
 
 
 def estimate(
-    lr_shape: tuple[int, ...],
-    settings: Settings,
-    *,
-    device: str | None = None,
-    known_kernel: bool = False,
+    lr_shape: tuple[int, ...], settings: Settings, *, device: str | None = None
 ) -> Estimate:
     """Return the cost of restoring an image.
 
     The first call with such settings runs a few steps on a small plane, some tenths of a second;
-    later calls, for whatever image size, reuse what was found.
+    later calls, for whatever image size, reuse what was found. A run with a known PSF costs a
+    little less than this says.
 
     Parameters
     ----------
     lr_shape : shape of the image, axes as in `settings.axes`.
     settings : of the run.
     device : instead of `settings.device`.
-    known_kernel : the run is given a PSF.
     """
     settings = settings.resolve()
     axes = settings.axes or guess_axes(lr_shape)
@@ -58,66 +53,22 @@ def estimate(
         spatial, settings.scales(2), settings.kernel_sizes(2), settings.phase, settings.boundary
     )
     pixels = math.prod(model.domain_shape)
+    rks = settings.rks
+    sites = min(math.prod(spatial), rks.max_sites) if rks else 0
     probe = _probe(
         replace(settings, axes=None, iterations=10, seed=0, preset="balanced"),
         channels,
         str(resolve_device(device or settings.device)),
     )
-    sites = min(math.prod(spatial), settings.rks.max_sites) if settings.rks else 0
-    larger = max(1.0, pixels / probe.pixels)
-    count = Counts.of(settings, known_kernel=known_kernel)
+    steps = settings.iterations or 0
+    image = probe.image_seconds * max(1.0, pixels / probe.pixels)
+    kernel = probe.kernel_seconds * max(1.0, sites / probe.sites)
+    updates = min(steps // rks.every, rks.updates) if rks else 0
+    warm_up = probe.warm_up_seconds * (settings.pke.warm_up if settings.pke else 0)
     return Estimate(
-        seconds=planes
-        * (
-            count.warm_ups * probe.warm_up_seconds
-            + count.kernel_steps * probe.kernel_seconds * max(1.0, sites / probe.sites)
-            + count.search_steps * probe.search_seconds * larger
-            + count.image_steps * probe.image_seconds * larger
-        ),
-        memory=round(probe.bytes * larger),
+        seconds=planes * (warm_up + steps * image + updates * kernel),
+        memory=round(probe.bytes * max(1.0, pixels / probe.pixels)),
     )
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a run does per plane.
-
-    Attributes
-    ----------
-    warm_ups : of kernel networks.
-    kernel_steps : updates of the kernel.
-    search_steps : image steps of the kernel search.
-    image_steps : those of the restoration proper.
-    """
-
-    warm_ups: int
-    kernel_steps: int
-    search_steps: int
-    image_steps: int
-
-    @classmethod
-    def of(cls, settings: Settings, *, known_kernel: bool = False) -> "Counts":
-        """Count for resolved settings."""
-        rks, search, steps = settings.rks, settings.search, settings.iterations
-        if not (rks and search and steps):
-            raise ValueError("settings: expected resolved settings; got some with open fields")
-        if known_kernel:
-            return cls(0, 0, 0, steps)
-        if rks.sampler == "paper":
-            return cls(1, _updates(steps, 1, rks.every), 0, steps)
-        plan = schedules(settings.kernel_family, search, steps)
-        updates = sum(
-            _updates(schedule.steps, schedule.first_update(number, rks.every), rks.every)
-            for schedule in plan
-            for number in range(schedule.rounds)
-        )
-        warm_ups = sum(schedule.rounds if schedule.afresh else 1 for schedule in plan)
-        return cls(warm_ups, updates, search_steps(settings), steps)
-
-
-def _updates(n_steps: int, after: int, every: int) -> int:
-    """Count the kernel updates of `engine.alternate`: none after the last image step."""
-    return max(0, (n_steps - 1) // every - (after - 1) // every)
 
 
 @dataclass(frozen=True)
@@ -125,7 +76,6 @@ class _Probe:
     pixels: int
     sites: int
     image_seconds: float
-    search_seconds: float
     kernel_seconds: float
     warm_up_seconds: float
     bytes: int
@@ -133,22 +83,15 @@ class _Probe:
 
 @lru_cache(maxsize=64)
 def _probe(settings: Settings, channels: int, device: str) -> _Probe:
-    """Time the parts of a run on a plane of about _PROBE_SIDE² HR pixels."""
+    """Time one image step and one kernel step on a plane of about _PROBE_SIDE² HR pixels."""
     scales, sizes = settings.scales(2), settings.kernel_sizes(2)
     lr_shape = tuple(math.ceil(max(_PROBE_SIDE, k) / s) for s, k in zip(scales, sizes, strict=True))
     model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
     generator = torch.Generator().manual_seed(0)
     data = torch.rand(channels, *lr_shape, generator=generator).to(device)
-    warm_up_steps = settings.pke.warm_up if settings.pke else 0
     pke = replace(settings.pke or PKEConfig(), warm_up=_PROBE_WARM_UP)
-    parts = Parts(model, data, (0.0, 1.0), replace(settings, pke=pke))
-    # Kernels of all families cost about the same.
-    family = "gaussian" if settings.kernel_family == "auto" else settings.kernel_family
-    prior = parts.prior(family, generator)
-    fresh = [prior, parts.prior(family, generator)]
-    kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
-    restorer = parts.restorer(generator)
-    scout = parts.scout(1, 0.1, generator)
+    restorer, prior = build(model, data, (0.0, 1.0), replace(settings, pke=pke))
+    kernel, warm_up = _timed(lambda: prior.step(None), device)
     saved: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -159,15 +102,13 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         step = restorer.step(kernel)
     _, image_seconds = _timed(lambda: restorer.step(kernel), device)
-    _, search_seconds = _timed(lambda: scout.step(kernel), device)
     _, kernel_seconds = _timed(lambda: prior.step(step.image), device)
     return _Probe(
         pixels=math.prod(model.domain_shape),
         sites=math.prod(lr_shape),
         image_seconds=image_seconds,
-        search_seconds=search_seconds,
         kernel_seconds=kernel_seconds,
-        warm_up_seconds=warm_up * warm_up_steps / _PROBE_WARM_UP,
+        warm_up_seconds=warm_up / _PROBE_WARM_UP,
         # What the backward pass needs, and half as much again for its own temporaries.
         bytes=round(1.5 * sum(saved.values())),
     )

@@ -262,7 +262,7 @@ def write(
         "device": restoration.device,
         "seconds": round(restoration.seconds, 3),
         "stop": restoration.stop.name.lower(),
-        "steps": restoration.steps,
+        "steps": len(restoration.history),
         "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
         "pixel_size": {**pixel_size.sizes, "unit": pixel_size.unit},
     }

@@ -5,6 +5,7 @@ weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels an
 `SMCSampler` keeps a population that follows the likelihood as the image improves.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -53,9 +54,9 @@ class PaperSampler:
 
 
 class SMCSampler:
-    """A population of one family under sequential Monte Carlo.
+    """A population under sequential Monte Carlo, one part per family.
 
-    It follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
+    Each part follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
     β = confidence / min E: the residual of an unfinished image is model error rather than noise,
     so a doubled misfit counts as so many nats whatever the number of pixels. A step
     reweights the population from the last target to the new one (as far as half of the effective
@@ -63,49 +64,99 @@ class SMCSampler:
     """
 
     def __init__(
-        self, family: KernelFamily, config: RKSConfig, generator: Generator, device: torch.device
+        self,
+        families: list[KernelFamily],
+        config: RKSConfig,
+        generator: Generator,
+        device: torch.device,
     ) -> None:
         self._config = config
-        self._family = family
+        self._families = families
         self._generator = generator
-        self._periodic = torch.tensor(family.periodic, device=device)
-        count = config.particles
-        self._points = _uniform((count, family.n_parameters), generator, device)
-        self._kernels = family.render(self._points)
-        self._misfit = torch.zeros(count, dtype=torch.float64, device=device)
-        self._log_target = torch.zeros_like(self._misfit)
-        self._beta = torch.zeros((), dtype=torch.float64, device=device)
+        self._device = device
+        count = max(8, config.particles // len(families))
+        self._log_prior = torch.tensor(
+            [0.0 if family.name == "gaussian" else -config.motion_penalty for family in families],
+            device=device,
+        )
+        self._prior = torch.softmax(self._log_prior, 0).cpu()
+        self._parts = [_Population(family, count, generator, device) for family in families]
 
     def draw(self) -> Tensor:
-        """Return one random member of the family."""
-        return _draw([self._family], self._generator, self._points.device)
+        """Return one random member of the families, which are as likely as their prior says."""
+        index = int(torch.multinomial(self._prior, 1, generator=self._generator))
+        return _draw([self._families[index]], self._generator, self._device)
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Move the population to the new statistics and return its mean."""
-        self._misfit = statistics.misfit(self._kernels).to(self._points.device)
-        self._anneal(self._config.confidence / self._misfit.min().clamp_min(_MISFIT_FLOOR))
-        for _ in range(self._config.moves):
-            self._move(statistics)
-        return self._kernels.mean(0)
+        for part in self._parts:
+            part.score(statistics)
+        best = torch.stack([part.misfit.min() for part in self._parts]).min()
+        best = best.clamp_min(_MISFIT_FLOOR)
+        target = self._config.confidence / best
+        # One temperature for all, or evidences could not be compared; families that are out of the
+        # running do not hold it up.
+        likely = self._log_posterior() > self._log_posterior().max() - _OUT_OF_THE_RUNNING
+        betas = torch.stack([part.coldest(target) for part in self._parts])
+        beta = torch.where(likely, betas, target).min()
+        for part in self._parts:
+            part.anneal(beta)
+            for _ in range(self._config.moves):
+                part.move(statistics)
+        # Inside a part the population itself stands for the likelihood; between families, their
+        # evidence decides, which makes a family pay for its freedom.
+        means = torch.stack([part.kernels.mean(0) for part in self._parts])
+        return _average(means, torch.softmax(self._log_posterior(), 0))
 
-    def _anneal(self, target: Tensor) -> None:
-        """Reweight and resample to an inverse temperature, or as near as the population bears."""
+    def _log_posterior(self) -> Tensor:
+        """Return each family's log prior plus log evidence, up to a constant."""
+        return self._log_prior + torch.stack([part.log_evidence for part in self._parts])
+
+
+class _Population:
+    """Particles of one family: points of its unit cube with their kernels and misfits."""
+
+    def __init__(
+        self, family: KernelFamily, count: int, generator: Generator, device: torch.device
+    ) -> None:
+        self._family = family
+        self._generator = generator
+        self._points = _uniform((count, family.n_parameters), generator, device)
+        self._periodic = torch.tensor(family.periodic, device=device)
+        self._log_target = torch.zeros(count, dtype=torch.float64, device=device)
+        self._beta = torch.zeros((), dtype=torch.float64, device=device)
+        # Logarithm of the mean likelihood over the family's prior, up to what all families share.
+        self.log_evidence = torch.zeros_like(self._beta)
+        self.kernels = family.render(self._points)
+        self.misfit = self._log_target
+
+    def score(self, statistics: GramStatistics) -> None:
+        """Set the misfit of every particle under new statistics."""
+        self.misfit = statistics.misfit(self.kernels).to(self._points.device)
+
+    def coldest(self, target: Tensor) -> Tensor:
+        """Return the inverse temperature nearest `target` that half the population bears."""
         betas = target * 0.5 ** torch.arange(24, device=target.device)
-        log_weights = -betas[:, None] * self._misfit - self._log_target
-        weights = torch.softmax(log_weights, 1)
+        weights = torch.softmax(-betas[:, None] * self.misfit - self._log_target, 1)
         effective = 1 / weights.square().sum(1)
         # The coldest that keeps half of the population; where none does, the one that keeps most.
-        count = len(self._misfit)
-        enough = effective >= 0.5 * count
-        chosen = torch.where(enough, count + betas / target, effective).argmax()
-        self._beta = betas[chosen]
-        index = _systematic(weights[chosen], self._generator)
-        self._points = self._points[index]
-        self._kernels = self._kernels[index]
-        self._misfit = self._misfit[index]
-        self._log_target = -self._beta * self._misfit
+        enough = effective >= 0.5 * len(self.misfit)
+        return betas[torch.where(enough, len(self.misfit) + betas / target, effective).argmax()]
 
-    def _move(self, statistics: GramStatistics) -> None:
+    def anneal(self, beta: Tensor) -> None:
+        """Reweight and resample to an inverse temperature."""
+        log_weights = -beta * self.misfit - self._log_target
+        self.log_evidence = (
+            self.log_evidence + torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+        )
+        self._beta = beta
+        index = _systematic(torch.softmax(log_weights, 0), self._generator)
+        self._points = self._points[index]
+        self.kernels = self.kernels[index]
+        self.misfit = self.misfit[index]
+        self._log_target = -self._beta * self.misfit
+
+    def move(self, statistics: GramStatistics) -> None:
         """Do one Metropolis step along differences between particles (DE-MC, ter Braak 2006)."""
         count, dimension = self._points.shape
         device = self._points.device
@@ -122,15 +173,17 @@ class SMCSampler:
         chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(device)
         accepted = chance.log() < log_target - self._log_target
         self._points = torch.where(accepted[:, None], points, self._points)
-        self._kernels = torch.where(
-            accepted.reshape(-1, *(1,) * (kernels.ndim - 1)), kernels, self._kernels
+        self.kernels = torch.where(
+            accepted.reshape(-1, *(1,) * (kernels.ndim - 1)), kernels, self.kernels
         )
-        self._misfit = torch.where(accepted, misfit, self._misfit)
+        self.misfit = torch.where(accepted, misfit, self.misfit)
         self._log_target = torch.where(accepted, log_target, self._log_target)
 
 
 # Keeps weights finite when a kernel fits exactly (delta of eq. 6), in normalised intensity squared.
 _MISFIT_FLOOR = 1e-10
+# Nats below the likeliest family.
+_OUT_OF_THE_RUNNING = 20.0
 # Standard deviation of the random part of a move, in cube units.
 _JITTER = 0.01
 
@@ -138,11 +191,9 @@ _JITTER = 0.01
 def make_sampler(
     families: list[KernelFamily], config: RKSConfig, generator: Generator, device: torch.device
 ) -> KernelSampler:
-    """Return the sampler that the config names; a population has a single family."""
-    if config.sampler == "paper":
-        return PaperSampler(families, config, generator, device)
-    (family,) = families
-    return SMCSampler(family, config, generator, device)
+    """Return the sampler that the config names."""
+    kind = PaperSampler if config.sampler == "paper" else SMCSampler
+    return kind(families, config, generator, device)
 
 
 def _draw(families: list[KernelFamily], generator: Generator, device: torch.device) -> Tensor:

@@ -187,10 +187,8 @@ def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
 
     def render(points: Tensor) -> Tensor:
         normal = torch.special.ndtri(points[:, :n_steps].clamp(1e-4, 1 - 1e-4))
-        # Momentum: a camera keeps its direction for a while. Bends of all sizes: lines are paths.
-        steps = normal.reshape(len(points), _PATH_KNOTS - 1, 2)
-        bend = points[:, n_steps + 2, None, None]
-        steps = torch.cat([steps[:, :1], bend * steps[:, 1:]], 1).cumsum(1)
+        # Momentum: a camera keeps its direction for a while.
+        steps = normal.reshape(len(points), _PATH_KNOTS - 1, 2).cumsum(1)
         knots = torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
         path = basis.to(points) @ knots
         span = (path.amax(1) - path.amin(1)).norm(dim=1).clamp_min(1e-3)
@@ -198,7 +196,7 @@ def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
         width = _log_uniform(points[:, n_steps + 1], config.path_width)
         return trajectory(path, width, model.kernel_shape, model.kernel_centre)
 
-    return KernelFamily("trajectory", (False,) * (n_steps + 3), render)
+    return KernelFamily("trajectory", (False,) * (n_steps + 2), render)
 
 
 _PATH_KNOTS = 6

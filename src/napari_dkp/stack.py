@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator as RandomGenerator
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +25,6 @@ from napari_dkp.config import (
     Precision,
     PresetName,
     RKSConfig,
-    SearchConfig,
     Settings,
 )
 from napari_dkp.degradation import Degradation
@@ -34,7 +32,6 @@ from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.search import Fit, Hypothesis, KernelSearch, n_search_steps, schedules
 from napari_dkp.state import Restoration, State, Stop
 
 
@@ -94,14 +91,11 @@ class Run:
         shape = tuple(image.shape[axis] for axis in self._looped)
         self._planes = list(np.ndindex(*shape))
         self.n_planes = len(self._planes)
-        self._search_steps = 0 if kernel is not None else search_steps(self.settings)
-        self._steps_per_plane = self._search_steps + (self.settings.iterations or 0)
+        self._steps_per_plane = self.settings.iterations or 0
         self.n_steps = self.n_planes * self._steps_per_plane
         self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
         self._diverged = False
-        self._steps = 0
         self._history: list[float] = []
-        self._search_history: list[float] = []
         self._seconds = 0.0
         # Arrays in memory and single planes are checked now; lazy planes when they are read.
         if isinstance(image, np.ndarray):
@@ -116,7 +110,6 @@ class Run:
         """Run from the start; yield a state per image step."""
         self._states.clear()
         self._history.clear()
-        self._search_history.clear()
         self._diverged = False
         began = perf_counter()
         for number, index in enumerate(self._planes):
@@ -127,14 +120,13 @@ class Run:
             for state in self._restore_plane(plane, index):
                 self._diverged |= state.stop is Stop.DIVERGED
                 self._states[index] = state
-                history = self._search_history if state.searching else self._history
-                history.append(state.residual)
-                self._steps = number * self._steps_per_plane + state.step
+                self._history.append(state.residual)
                 self._seconds = perf_counter() - began
                 stop = state.stop if last else Stop.RUNNING
                 if stop is Stop.COMPLETED and self._diverged:
                     stop = Stop.DIVERGED
-                yield replace(state, step=self._steps, n_steps=self.n_steps, stop=stop)
+                done = number * self._steps_per_plane
+                yield replace(state, step=done + state.step, n_steps=self.n_steps, stop=stop)
 
     def result(self) -> Restoration:
         """Return what there is: also of a run that was stopped.
@@ -171,8 +163,7 @@ class Run:
             device=str(self.device),
             seconds=self._seconds,
             stop=stop,
-            history=tuple(self._history or self._search_history),
-            steps=self._steps,
+            history=tuple(self._history),
             known_kernel=self._kernel is not None,
         )
 
@@ -185,8 +176,10 @@ class Run:
             return
         scaling = _Scaling.of(plane)
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
-        states = fit(self._model, data, scaling.bounds, self.settings, self._kernel)
-        for state in states:
+        restorer, prior = build(self._model, data, scaling.bounds, self.settings, self._kernel)
+        start = self._model.upsample(data)
+        every = self.settings.rks.every if self.settings.rks else 1
+        for state in engine.alternate(restorer, prior, start, self._steps_per_plane, every):
             yield State(
                 step=state.step,
                 n_steps=state.n_steps,
@@ -196,7 +189,6 @@ class Run:
                 residual=scaling.range * state.residual,
                 stop=state.stop,
                 plane=index,
-                searching=state.searching,
             )
 
     def _read(self, index: tuple[int, ...]) -> np.ndarray:
@@ -263,14 +255,14 @@ _ROOM_BELOW = 0.1
 _ROOM_ABOVE = 0.5
 
 
-def fit(
+def build(
     model: Degradation,
     data: Tensor,
     bounds: tuple[float, float],
     settings: Settings,
     kernel: np.ndarray | None = None,
-) -> engine.StateGenerator[Tensor]:
-    """Restore one plane: find its kernel, unless it is known, then its image.
+) -> tuple[engine.ImageRestorer, engine.KernelPrior]:
+    """Return a fresh image restorer and kernel prior for one plane.
 
     Parameters
     ----------
@@ -279,142 +271,20 @@ def fit(
     bounds : lowest and highest intensity of the restored image, normalised.
     settings : resolved settings.
     kernel : known PSF, float32, shape model.kernel_shape; None for a blind run.
-
-    Yields
-    ------
-    A state per image step, numbered over the search and the restoration proper.
     """
-    parts = Parts(model, data, bounds, settings)
-    generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
-    start = model.upsample(data)
-    n_search = 0
-    every = parts.rks.every
-    prior: engine.KernelPrior
-    if kernel is not None:
-        prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
-    elif parts.rks.sampler == "paper":
-        prior = parts.prior(settings.kernel_family, generator)
-    else:
-        n_search = search_steps(settings)
-        n_steps = n_search + parts.n_steps
-        search = parts.search(start, generator).run()
-        found = yield from _numbered(search, n_steps)
-        prior = KnownKernel(found)
-    for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
-        yield replace(state, step=n_search + state.step, n_steps=n_search + parts.n_steps)
-
-
-class Parts:
-    """What restores one plane, made as its settings say; parameters as of `fit`."""
-
-    def __init__(
-        self, model: Degradation, data: Tensor, bounds: tuple[float, float], settings: Settings
-    ) -> None:
-        if not (
-            settings.rks
-            and settings.pke
-            and settings.search
-            and settings.dip
-            and settings.iterations
-        ):
-            raise ValueError("settings: expected resolved settings; got some with open fields")
-        self.rks = settings.rks
-        self.n_steps = settings.iterations
-        self._model = model
-        self._data = data
-        self._bounds = bounds
-        self._family = settings.kernel_family
-        self._pke = settings.pke
-        self._search = settings.search
-        self._dip = settings.dip
-        self._precision = resolve_precision(settings.precision, data.device)
-
-    def restorer(self, generator: RandomGenerator) -> DIPRestorer:
-        """Return the restorer of the image that is handed out."""
-        return self._make_restorer(self._dip, self.n_steps, generator)
-
-    def scout(self, n_steps: int, left_out: float, generator: RandomGenerator) -> DIPRestorer:
-        """Return a small restorer for the search that leaves out a share of the samples.
-
-        It has no gradient prior: that would flatten the image, which narrows the kernel.
-        """
-        shape = self._data.shape[-2:]
-        seen = torch.rand(shape, generator=generator) >= left_out
-        small = replace(
-            self._dip, network="light", channels=self._search.channels, gradient_weight=0.0
-        )
-        return self._make_restorer(small, n_steps, generator, seen.to(self._data.device))
-
-    def prior(
-        self,
-        family: str,
-        generator: RandomGenerator,
-        memory: float = 0.0,
-        burn_in: int = 0,
-        afresh: bool = False,
-    ) -> DynamicKernelPrior:
-        """Return a fresh kernel prior."""
-        pke = self._pke
-        if family in ("line", "trajectory"):
-            pke = replace(pke, data_weight=pke.motion_data_weight)
-        return DynamicKernelPrior(
-            self._model, self._data, family, self.rks, pke, generator, memory, burn_in, afresh
-        )
-
-    def search(self, start: Tensor, generator: RandomGenerator) -> KernelSearch:
-        """Return the kernel search with all its hypotheses."""
-        hypotheses = [
-            Hypothesis(
-                self.prior(plan.family, generator, self._search.memory, plan.burn_in, plan.afresh),
-                plan,
-            )
-            for plan in schedules(self._family, self._search, self.n_steps)
-        ]
-        return KernelSearch(
-            hypotheses, self.scout, start, self._search, self.rks.every, self.n_steps, generator
-        )
-
-    def _make_restorer(
-        self,
-        config: DIPConfig,
-        n_steps: int,
-        generator: RandomGenerator,
-        seen: Tensor | None = None,
-    ) -> DIPRestorer:
-        return DIPRestorer(
-            self._model,
-            self._data,
-            self._bounds,
-            config,
-            n_steps,
-            self._precision,
-            generator,
-            seen,
-        )
-
-
-def search_steps(settings: Settings) -> int:
-    """Return the image steps of the kernel search, per plane."""
-    if not (settings.rks and settings.search and settings.iterations):
+    if not (settings.rks and settings.pke and settings.dip and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
-    if settings.rks.sampler == "paper":
-        return 0
-    plan = schedules(settings.kernel_family, settings.search, settings.iterations)
-    return n_search_steps(plan, settings.search, settings.iterations)
-
-
-def _numbered(search: Fit[Tensor], n_steps: int) -> Fit[Tensor]:
-    """Count the states of all fits of a search through; return what it returns."""
-    step = 0
-    while True:
-        try:
-            state = next(search)
-        except StopIteration as end:
-            found: Tensor = end.value
-            return found
-        step += 1
-        yield replace(state, step=step, n_steps=n_steps)
+    generator = make_generator(settings.seed)
+    precision = resolve_precision(settings.precision, data.device)
+    restorer = DIPRestorer(
+        model, data, bounds, settings.dip, settings.iterations, precision, generator
+    )
+    if kernel is not None:
+        return restorer, KnownKernel(torch.from_numpy(kernel).to(data.device))
+    prior = DynamicKernelPrior(
+        model, data, settings.kernel_family, settings.rks, settings.pke, generator
+    )
+    return restorer, prior
 
 
 def iter_restore(
@@ -435,7 +305,6 @@ def iter_restore(
     seed: int = 0,
     rks: RKSConfig | None = None,
     pke: PKEConfig | None = None,
-    search: SearchConfig | None = None,
     dip: DIPConfig | None = None,
 ) -> Iterator[State[np.ndarray]]:
     """Restore an image step by step: see every state, stop when satisfied.
@@ -445,7 +314,7 @@ def iter_restore(
     image : numpy, dask, zarr or torch array of integers or floats.
     kernel : known PSF in HR pixels, shape (K, K); None finds it.
     scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, rks, pke, search, dip : see `Settings`.
+precision, seed, rks, pke, dip : see `Settings`.
 
     Returns
     -------
@@ -478,7 +347,6 @@ precision, seed, rks, pke, search, dip : see `Settings`.
         seed=seed,
         rks=rks,
         pke=pke,
-        search=search,
         dip=dip,
     )
     return iter(Run(image, settings, kernel))

@@ -38,11 +38,9 @@ class State(Generic[Array]):
     kernel : its point spread function, shape (K, K), non-negative, sums to 1.
     loss : objective of the image restorer at this step; its terms may change during a run.
     residual : root mean square of LR minus re-blurred HR image, in the intensity units of `image`;
-        in the search of the fit under way, while `image` is that of the latest finished one.
+        of the restorer's latest iterate, while `image` may be a running mean of iterates.
     stop : RUNNING until the last state.
     plane : index of the plane at work along the looped axes; () for a single plane.
-    searching : True while the kernel is sought; the image is then that of a small network, which
-        is given up for a better one.
     """
 
     step: int
@@ -53,7 +51,6 @@ class State(Generic[Array]):
     residual: float
     stop: Stop = Stop.RUNNING
     plane: tuple[int, ...] = ()
-    searching: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,9 +64,7 @@ class Restoration:
     settings : resolved settings; repeat the run with them.
     seed, device, seconds : of this run; seconds of wall time.
     stop : why it ended.
-    history : residual after each step of the restoration proper, or of the search where the run was
-        stopped in it; intensity units.
-    steps : number of the last step, as in `State.step`: the search counts.
+    history : residual after each step, intensity units.
     known_kernel : True where the PSF was given and only the image was restored.
     """
 
@@ -81,5 +76,4 @@ class Restoration:
     seconds: float
     stop: Stop
     history: tuple[float, ...]
-    steps: int
     known_kernel: bool = False

@@ -11,7 +11,6 @@ class FakeRun:
     """Behaves as `napari_dkp.stack.Run` without its cost: enlarges by repetition."""
 
     delay = 0.0
-    search_steps = 0
     fail_at: int | None = None
     error: BaseException = RuntimeError("broken")
     runs: ClassVar[list["FakeRun"]] = []
@@ -24,8 +23,7 @@ class FakeRun:
         axes = self.settings.axes
         self.looped = [axes.index(axis) for axis in axes if axis in "TZ"]
         self.n_planes = int(np.prod([self.image.shape[i] for i in self.looped], dtype=int))
-        self.steps_per_plane = self.search_steps + self.settings.iterations
-        self.n_steps = self.steps_per_plane * self.n_planes
+        self.n_steps = self.settings.iterations * self.n_planes
         self.done = 0
         sizes = self.settings.kernel_sizes(2)
         values = np.exp(-(((np.indices(sizes) - sizes[0] // 2) / 2.0) ** 2).sum(0))
@@ -43,7 +41,7 @@ class FakeRun:
                 time.sleep(self.delay)
                 if step == self.fail_at:
                     raise self.error
-                plane = planes[(step - 1) // self.steps_per_plane]
+                plane = planes[(step - 1) // self.settings.iterations]
                 index = [slice(None)] * self.image.ndim
                 for position, number in zip(self.looped, plane, strict=True):
                     index[position] = number
@@ -58,7 +56,6 @@ class FakeRun:
                     residual=1 / step,
                     stop=stop,
                     plane=plane,
-                    searching=(step - 1) % self.steps_per_plane < self.search_steps,
                 )
         finally:
             self.closed = True
@@ -74,7 +71,6 @@ class FakeRun:
             seconds=0.5,
             stop=Stop.COMPLETED if self.done == self.n_steps else Stop.CANCELLED,
             history=tuple(1 / step for step in range(1, self.done + 1)),
-            steps=self.done,
             known_kernel=self.given is not None,
         )
 
@@ -112,7 +108,7 @@ def no_appraisal(monkeypatch):
     from napari_dkp._napari import appraiser
 
     answer = appraiser.Appraisal({"auto": "Automatic", "cpu": "CPU"}, cost="about 1 s")
-    monkeypatch.setattr(appraiser, "appraise", lambda *question: answer)
+    monkeypatch.setattr(appraiser, "appraise", lambda shape, settings: answer)
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from napari_dkp._napari.form import ENTRIES, Form
-from napari_dkp.config import PRESETS, DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import PRESETS, DIPConfig, PKEConfig, RKSConfig, Settings
 
-CONFIGS = (RKSConfig, PKEConfig, SearchConfig, DIPConfig)
+CONFIGS = (RKSConfig, PKEConfig, DIPConfig)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -19,8 +19,7 @@ def test_a_form_asks_for_every_field_and_starts_at_its_default(qtbot, kind):
 def test_settings_are_asked_for_but_for_what_has_its_own_form(qtbot):
     form = Form(Settings, ENTRIES[Settings])
     qtbot.addWidget(form)
-    configs = {"rks", "pke", "search", "dip"}
-    assert set(form.editors) == {f.name for f in fields(Settings)} - configs
+    assert set(form.editors) == {f.name for f in fields(Settings)} - {"rks", "pke", "dip"}
     defaults = {name: getattr(Settings(), name) for name in form.editors}
     assert {**form.values(), "iterations": None} == defaults
 
@@ -31,8 +30,7 @@ def test_forms_hold_the_numbers_of_every_preset(qtbot, kind, preset):
     form = Form(kind)
     qtbot.addWidget(form)
     resolved = Settings(preset=preset).resolve()
-    configs = (resolved.rks, resolved.pke, resolved.search, resolved.dip)
-    config = next(config for config in configs if isinstance(config, kind))
+    config = next(c for c in (resolved.rks, resolved.pke, resolved.dip) if isinstance(c, kind))
     form.set_values(config)
     assert kind(**form.values()) == config
 

@@ -248,7 +248,6 @@ def test_settings_travel_with_the_layers(fake_run):
         "kernel_family": "gaussian",
         "dip": dkp.DIPConfig(channels=8),
         "rks": dkp.RKSConfig(gaussian_variance=(0.5, 4)),
-        "search": dkp.SearchConfig(rounds=2),
     }
     image, kernel = restored(layer, iterations=7, **options)
     expected = dkp.Settings(**options, iterations=7, axes="YX").resolve()
@@ -280,8 +279,6 @@ def test_snippet_names_only_what_differs(fake_run):
     compile(text, "snippet", "exec")
     assert "iterations" not in text and "dip" not in text
     assert "region=((0, 20), (0, 20))" in text
-    image, _ = restored(Image(picture(40, 40)), search=dkp.SearchConfig(rounds=2, chains=3))
-    assert "search=dkp.SearchConfig(rounds=2, chains=3)," in snippet(image)
 
 
 def test_steps_stop_a_run_early(fake_run):

@@ -76,28 +76,6 @@ def test_layers_are_drawn_while_the_run_goes_on(restorer, qtbot, fake_run, monke
     widget.stop()
 
 
-def test_the_search_is_told_from_the_restoration(restorer, qtbot, fake_run, idle, monkeypatch):
-    viewer, widget = restorer
-    monkeypatch.setattr(worker, "INTERVAL", 0.0)
-    fake_run.delay = 0.02
-    fake_run.search_steps = 20
-    said = []
-    say = widget._say
-    monkeypatch.setattr(widget, "_say", lambda text, **options: said.append(text) or say(text))
-    widget.advanced.editors["iterations"].set_value(20)
-    widget.restore()
-    qtbot.waitUntil(begun(viewer))
-    idle()
-    numbered = [text for text in said if " of 40, " in text]
-    searching = [text for text in numbered if text.startswith("Finding the kernel: step ")]
-    assert 0 < len(searching) < len(numbered)
-    assert numbered[len(searching)].startswith("Step ")
-    # The curve is that of the image that is handed out.
-    assert len(widget.plot.curves[0].y) == 20
-    assert widget.plot.curves[0].y[0] == 1 / 21
-    assert viewer.layers[HR].metadata[METADATA_KEY]["steps"] == 40
-
-
 def test_states_are_thinned_before_they_cross_to_the_viewer(restorer, fake_run, idle):
     """Four a second at most, and none while the last one is not drawn."""
     _, widget = restorer

@@ -36,27 +36,25 @@ class Appraiser(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._question: tuple[tuple[int, ...] | None, Settings, bool] | None = None
+        self._question: tuple[tuple[int, ...] | None, Settings] | None = None
         self._busy = False
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_PATIENCE_MS)
         self._timer.timeout.connect(self._work)
 
-    def ask(
-        self, shape: tuple[int, ...] | None, settings: Settings, *, known_kernel: bool = False
-    ) -> None:
+    def ask(self, shape: tuple[int, ...] | None, settings: Settings) -> None:
         """Ask for the cost of a run on an array, or, without a shape, for the devices alone."""
-        self._question = shape, settings, known_kernel
+        self._question = shape, settings
         self._timer.start()
 
     def _work(self) -> None:
         if self._busy or self._question is None:
             return
         self._busy = True
-        question = self._question
+        shape, settings = self._question
         self._question = None
-        worker: FunctionWorker[Appraisal] = FunctionWorker(appraise, *question)
+        worker: FunctionWorker[Appraisal] = FunctionWorker(appraise, shape, settings)
         worker.returned.connect(self._answer)
         worker.errored.connect(self._give_up)
         worker.start()
@@ -74,9 +72,7 @@ class Appraiser(QObject):
             self._timer.start()
 
 
-def appraise(
-    shape: tuple[int, ...] | None, settings: Settings, known_kernel: bool = False
-) -> Appraisal:
+def appraise(shape: tuple[int, ...] | None, settings: Settings) -> Appraisal:
     """Return devices and cost; whatever is wrong with the question is the problem found."""
     try:
         from napari_dkp.device import (
@@ -97,7 +93,7 @@ def appraise(
         return Appraisal(devices)
     try:
         device = resolve_device(settings.device)
-        cost = estimate(shape, settings, device=str(device), known_kernel=known_kernel)
+        cost = estimate(shape, settings, device=str(device))
         free = free_memory(device)
     except (ValueError, TypeError, RuntimeError) as error:
         return Appraisal(devices, problem=str(error))

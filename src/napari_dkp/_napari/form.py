@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLargeIntSpinBox
 
-from napari_dkp.config import MAX_SCALE, DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import MAX_SCALE, DIPConfig, PKEConfig, RKSConfig, Settings
 
 AUTOMATIC = "automatic"
 
@@ -67,7 +67,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Blur",
             "The kinds of blur to start the search from; the estimate may leave them.",
             names={
-                "auto": "Automatic",
+                "auto": "Any kind",
                 "gaussian": "Optics, out of focus",
                 "line": "Straight motion",
                 "trajectory": "Camera shake",
@@ -89,9 +89,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
                 "paper": "As published",
             },
         ),
-        "iterations": Entry(
-            "Steps", "Steps per image plane once the kernel is found.", 1, 1_000_000
-        ),
+        "iterations": Entry("Steps", "Steps per image plane.", 1, 1_000_000),
         "phase": Entry(
             "Pixel grid",
             "Where image pixels lie among restored ones. Only benchmarks need the second.",
@@ -121,17 +119,19 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "confidence": Entry(
             "Confidence", "Log-likelihood that a kernel loses when its misfit doubles.", 1e-3, 1e6
         ),
+        "motion_penalty": Entry(
+            "Motion penalty",
+            "Log-likelihood by which motion has to beat optics to be believed, blur 'Any kind'.",
+            0,
+            1e6,
+        ),
         "draws": Entry(
             "Draws", "Fresh kernels per kernel update, sampler 'As published'.", 1, 10000
         ),
         "every": Entry(
             "Steps between", "Image steps from one kernel update to the next.", 1, 10000
         ),
-        "residual": Entry(
-            "Noise",
-            "What of the misfit counts as white noise: its fine detail, or all as published.",
-            names={"whitened": "Fine detail", "plain": "As published"},
-        ),
+        "updates": Entry("Kernel updates", "After so many updates the kernel is kept as it is.", 2),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),
@@ -155,43 +155,6 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "data_weight": Entry(
             "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
-        ),
-        "motion_data_weight": Entry("In motion", "The same for kernels of motion.", 0, 1e6),
-    },
-    SearchConfig: {
-        "rounds": Entry("Rounds", "Images that a guess of motion forms, all from the start.", 1),
-        "steps": Entry("Round length", "Steps per round, no more than those of the run.", 1),
-        "gaussian_rounds": Entry("For optics", "Rounds of the guess that optics blurred.", 1),
-        "gaussian_steps": Entry("Their length", "Steps per round of that guess.", 1),
-        "settled": Entry("Settled", "Share of a round after which its kernels count.", 0, 1),
-        "memory": Entry(
-            "Memory", "Share of what the later rounds said that a kernel update keeps.", 0, 1
-        ),
-        "left_out": Entry(
-            "Left out", "Share of the image's pixels that a round does not see.", 0, 0.9
-        ),
-        "chains": Entry(
-            "Guesses",
-            "Guesses of motion besides that of optics, where the blur is automatic.",
-            0,
-            100,
-        ),
-        "channels": Entry("Channels", "Width of the small network of the search.", 4, 1024),
-        "trials": Entry(
-            "Trials",
-            "Fits by which guesses are compared: how well they predict what they did not see.",
-            1,
-            100,
-        ),
-        "trial_steps": Entry("Trial length", "Steps per trial, no more than those of the run.", 1),
-        "trial_left_out": Entry(
-            "Held back", "Share of the image's pixels that a trial has to predict.", 0.01, 0.9
-        ),
-        "margin": Entry(
-            "Handicap",
-            "By which motion has to predict better than optics, half the log of the errors' ratio.",
-            0,
-            1e6,
         ),
     },
     DIPConfig: {
@@ -228,7 +191,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             1e6,
         ),
         "gradient_growth": Entry(
-            "Smooth later", "How late in the run smoothness counts; 0: from the start.", 0, 100
+            "Smoothness later", "How late in the run smoothness counts; 0: from the start.", 0, 100
+        ),
+        "averaging": Entry(
+            "Averaging",
+            "Decay of the running mean over steps that is shown; 0 shows each step as it is.",
+            0,
+            0.9999,
         ),
     },
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_dkp import _checks
 from napari_dkp._napari.source import Bounds, Source, kernel_array, source_of
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
@@ -156,7 +156,7 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
     """Return what a result layer remembers, enough to repeat the run.
 
     "kernel" is the point spread function that was given, or None; "residuals" at most
-    `MAX_RESIDUALS` of the run's `history`, in intensity units.
+    `MAX_RESIDUALS` of the run's, in intensity units.
     """
     from napari_dkp import __version__
 
@@ -169,7 +169,7 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
         "device": result.device,
         "seconds": result.seconds,
         "stop": result.stop.name,
-        "steps": result.steps,
+        "steps": len(result.history),
         "source": source.name,
         "region": source.region,
         "plane": source.plane,
@@ -227,7 +227,7 @@ def _differences(settings: Any, base: Any) -> dict[str, str]:
         value, usual = getattr(settings, entry.name), getattr(base, entry.name)
         if value == usual:
             continue
-        if isinstance(value, RKSConfig | PKEConfig | SearchConfig | DIPConfig):
+        if isinstance(value, RKSConfig | PKEConfig | DIPConfig):
             inner = _differences(value, type(value)())
             arguments = ", ".join(f"{name}={text}" for name, text in inner.items())
             found[entry.name] = f"dkp.{type(value).__name__}({arguments})"

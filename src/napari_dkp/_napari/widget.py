@@ -33,7 +33,7 @@ from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, Settings
 from napari_dkp.state import Stop
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ ADVANCED = ("iterations", "kernel_size", "axes", "phase", "boundary", "precision
 CONFIGS = {
     "rks": ("Kernel sampling", RKSConfig),
     "pke": ("Kernel network", PKEConfig),
-    "search": ("Kernel search", SearchConfig),
     "dip": ("Image network", DIPConfig),
 }
 _PROBLEM_STYLE = "color: #e5695f;"
@@ -97,7 +96,7 @@ class RestoreWidget(QWidget):
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("Stop and keep what has been reached.")
         self.status = QLabel()
-        self.plot = CurvePlot("Misfit to the image", "appears once the kernel is found")
+        self.plot = CurvePlot("Misfit to the image", "appears during a run")
         self.plot.setToolTip(
             "How far the restored image, blurred again, is from the image: root mean square, in "
             "the image's intensity units."
@@ -255,11 +254,10 @@ class RestoreWidget(QWidget):
         self._plot(event.residuals)
         left = (time.monotonic() - self._began) / event.step * (event.n_steps - event.step)
         planes = self._n_planes
-        at = "finding the kernel: step" if event.searching else "step"
-        if planes > 1:
-            at = f"plane {(event.step - 1) * planes // event.n_steps + 1} of {planes}, {at}"
-        at = at[:1].upper() + at[1:]
-        self._say(f"{at} {event.step} of {event.n_steps}, {duration(left)} left")
+        at = f"Plane {(event.step - 1) * planes // event.n_steps + 1} of {planes}, step"
+        self._say(
+            f"{at if planes > 1 else 'Step'} {event.step} of {event.n_steps}, {duration(left)} left"
+        )
         if self._bar is not None:
             # Last, since napari handles events while it draws the bar, the end of the run too.
             self._bar.update(event.step - self._bar.n)
@@ -372,12 +370,12 @@ class RestoreWidget(QWidget):
                 self.estimate.setStyleSheet("")
                 self._appraiser.ask(None, settings)
                 return
-            source, settings, kernel = self._request()
+            source, settings, _ = self._request()
         except (ValueError, TypeError) as error:
             self.estimate.setText(str(error))
             self.estimate.setStyleSheet(_PROBLEM_STYLE)
             return
-        self._appraiser.ask(source.shape, settings, known_kernel=kernel is not None)
+        self._appraiser.ask(source.shape, settings)
 
     def _show_appraisal(self, appraisal: Appraisal) -> None:
         self.basic.editors["device"].describe(appraisal.devices)  # type: ignore[union-attr]

@@ -53,14 +53,13 @@ class Begun:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A state to draw, and the residuals of the steps since the last one, but for the search's."""
+    """A state to draw, and the residuals of all steps since the last one."""
 
     step: int
     n_steps: int
     image: np.ndarray
     kernel: np.ndarray
     plane: tuple[int, ...]
-    searching: bool
     residuals: tuple[float, ...]
 
 
@@ -137,8 +136,7 @@ class Job:
         sent = 0.0
         with closing(iter(run)) as states:
             for state in states:
-                if not state.searching:
-                    residuals.append(state.residual)
+                residuals.append(state.residual)
                 if sent == 0.0:
                     layers = _own(result_layers(source, run.result(), alpha=alpha))
                     yield Begun(source, layers, run.n_steps, run.n_planes)
@@ -154,7 +152,6 @@ class Job:
                             image=image,
                             kernel=state.kernel,
                             plane=state.plane,
-                            searching=state.searching,
                             residuals=tuple(residuals),
                         )
                         residuals.clear()

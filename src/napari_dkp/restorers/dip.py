@@ -27,9 +27,6 @@ class DIPRestorer:
         growth of the gradient prior.
     precision : dtype of the network's convolutions.
     generator : CPU generator of z and of the initial φ_x.
-    seen : LR samples that the fit is held to, bool, shape (h, w); None for all. At the others the
-        residual counts as zero, and they are predicted, see `prediction_error`; under SSIM their
-        data still takes part in the local means of their neighbours.
     """
 
     def __init__(
@@ -41,12 +38,9 @@ class DIPRestorer:
         n_steps: int,
         precision: torch.dtype,
         generator: Generator,
-        seen: Tensor | None = None,
     ) -> None:
         self._model = model
         self._data = data
-        self._seen = seen
-        self._predicted = data
         self._bounds = bounds
         self._config = config
         self._precision = precision
@@ -69,6 +63,8 @@ class DIPRestorer:
         self._gradient_weight = config.gradient_weight * math.prod(model.scale)
         self._kernel: Tensor | None = None
         self._transfer = torch.empty(0)
+        self._average: Tensor | None = None
+        self._level = 0.0
 
     @torch.enable_grad()
     def step(self, kernel: Tensor) -> RestorerStep:
@@ -77,16 +73,11 @@ class DIPRestorer:
             self._kernel, self._transfer = kernel, self._model.transfer(kernel)
         image = self._image()
         predicted = self._model.forward_by(self._transfer, image)
-        fitted = predicted
-        if self._seen is not None:
-            fitted = torch.where(self._seen, predicted, self._data)
-            self._predicted = predicted.detach()
-        squared = (fitted - self._data).square().mean()
-        loss = self._fidelity(fitted, squared)
-        if self._gradient_weight:
-            # It comes in late: it flattens the image, and large steps have to form it first.
-            growth = (self._steps / self._n_steps) ** self._config.gradient_growth
-            loss = loss + growth * self._gradient_weight * sparse_gradients(image)
+        squared = (predicted - self._data).square().mean()
+        # The prior comes in late: it flattens the image, which would narrow a kernel still sought.
+        done = self._steps / self._n_steps
+        prior_weight = self._gradient_weight * done**self._config.gradient_growth
+        loss = self._fidelity(predicted, squared) + prior_weight * sparse_gradients(image)
         self._set_learning_rate()
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -96,13 +87,8 @@ class DIPRestorer:
         self._steps += 1
         image = image.detach()
         loss_value, misfit = torch.stack([loss.detach(), squared.detach()]).tolist()
-        return RestorerStep(image, self._model.crop(image), loss_value, misfit**0.5)
-
-    def prediction_error(self) -> Tensor:
-        """Return 1 - SSIM of the latest step where only unseen samples differ from the data."""
-        if self._seen is None:
-            raise ValueError("seen: expected samples left out of the fit; got None")
-        return self._ssim_loss(torch.where(self._seen, self._data, self._predicted))
+        estimate = self._averaged(self._model.crop(image), misfit)
+        return RestorerStep(image, estimate, loss_value, misfit**0.5)
 
     def _image(self) -> Tensor:
         """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""
@@ -113,8 +99,8 @@ class DIPRestorer:
         low, high = self._bounds
         return low + (high - low) * torch.sigmoid(logits[0].float())
 
-    def _fidelity(self, fitted: Tensor, squared: Tensor) -> Tensor:
-        return self._ssim_loss(fitted) if self._steps < self._n_ssim else squared
+    def _fidelity(self, predicted: Tensor, squared: Tensor) -> Tensor:
+        return self._ssim_loss(predicted) if self._steps < self._n_ssim else squared
 
     def _set_learning_rate(self) -> None:
         """Keep it over the first half of the run, then lower it linearly to its last value."""
@@ -123,6 +109,22 @@ class DIPRestorer:
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = share * self._config.learning_rate
+
+    def _averaged(self, image: Tensor, misfit: float) -> Tensor:
+        """Return the running mean of the iterates, less those in which the fit slipped."""
+        decay = min(self._config.averaging, self._steps / (self._steps + _AVERAGING_START))
+        if self._average is None or self._config.averaging == 0:
+            self._average, self._level = image, misfit
+        elif misfit < _SLIP * self._level:
+            self._average = torch.lerp(image, self._average, decay)
+        self._level = decay * self._level + (1 - decay) * misfit
+        return self._average
+
+
+# Steps: the running mean forgets the first iterates faster than its decay alone would.
+_AVERAGING_START = 10
+# The fit slips now and then: a misfit so many times its running mean, gone some steps later.
+_SLIP = 3.0
 
 
 def sparse_gradients(image: Tensor) -> Tensor:
