@@ -84,25 +84,26 @@ def fix_centroid(kernels: Tensor, centre: Centre, steps: int = 6) -> Tensor:
     """
     shape = tuple(kernels.shape[1:])
     offsets = _offsets(shape, centre, kernels)
+    products = _products(offsets)
     flat = kernels.flatten(1)
     tilt = flat.new_zeros(len(flat), len(shape))
     with torch.no_grad():
         for _ in range(steps):
-            step = _newton_step(flat, offsets, tilt)
+            step = _newton_step(flat, offsets, products, tilt)
             tilt = (tilt - step.clamp(-_MAX_TILT_STEP, _MAX_TILT_STEP)).clamp(-_MAX_TILT, _MAX_TILT)
     if kernels.requires_grad:
         # At the solution this step is zero, but its gradient is that of the solution (implicit
         # function theorem); without it, a loss would push kernels against their fixed centroid.
-        tilt = tilt - _newton_step(flat, offsets, tilt)
+        tilt = tilt - _newton_step(flat, offsets, products, tilt)
     return _tilted(flat, offsets, tilt).reshape(kernels.shape)
 
 
-def _newton_step(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
+def _newton_step(flat: Tensor, offsets: Tensor, products: Tensor, tilt: Tensor) -> Tensor:
     """Return Cov⁻¹ E[u] under the tilted kernels; differentiable in E[u] only."""
     weights = _tilted(flat, offsets, tilt)
     mean = weights @ offsets
     with torch.no_grad():
-        spread = (weights @ _products(offsets)).unflatten(1, 2 * offsets.shape[1:])
+        spread = (weights @ products).unflatten(1, 2 * offsets.shape[1:])
         spread = spread - mean[:, :, None] * mean[:, None]
         spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
         inverse = torch.linalg.inv_ex(spread).inverse  # without a look at the host
