@@ -768,8 +768,8 @@ def test_only_a_motion_that_is_not_known_is_searched_for(change, searched):
     ("preset", "near", "steady"),
     [
         ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
-        ("balanced", [Round(100, 5, None)] * 3, [Round(100, 50, 50)] * 3),
-        ("best", [Round(100, 5, None)] * 5, [Round(100, 50, 50)] * 5),
+        ("balanced", [Round(100, 10, None)] * 3, [Round(100, 50, 50)] * 3),
+        ("best", [Round(100, 10, None)] * 5, [Round(100, 50, 50)] * 5),
         ("paper", [], []),
     ],
 )
@@ -981,7 +981,7 @@ def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
         "kernel_family": "line",
         "search": SearchConfig(rounds=4, channels=16),
         "pke": PKEConfig(hidden=(200,), warm_up=100),
-        "rks": RKSConfig(particles=128),
+        "rks": RKSConfig(particles=128, every=5),
     }
     states = list(iter_restore(lr, **brief, kernel_size=15))
     first, found = (kernel_ncc(state.kernel, moved.numpy()) for state in (states[0], states[-1]))

@@ -349,7 +349,7 @@ class _Preset:
 _PRESETS = {
     "fast": _Preset(
         200,
-        rks=RKSConfig(updates=18),
+        rks=RKSConfig(every=5, updates=36),
         search=SearchConfig(rounds=4, steps=50),
         dip=DIPConfig(channels=32),
     ),
