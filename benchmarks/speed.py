@@ -34,8 +34,8 @@ from napari_dkp.config import KERNEL_FAMILIES, PRECISIONS, PRESETS, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.estimate import Counts
+from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
-from napari_dkp.stack import Parts, search_rounds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

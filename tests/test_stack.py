@@ -16,14 +16,12 @@ from scipy import ndimage
 
 from napari_dkp import iter_restore, restore, stack
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
-from napari_dkp.degradation import Degradation, degrade
-from napari_dkp.kernel_prior import DynamicKernelPrior, StandingKernel
+from napari_dkp.degradation import degrade
+from napari_dkp.kernel_prior import DynamicKernelPrior
 from napari_dkp.kernels import line
 from napari_dkp.metrics import kernel_ncc, psnr
-from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.search import Round
-from napari_dkp.stack import Parts, Run, guess_axes, search_rounds
+from napari_dkp.stack import Run, guess_axes
 from napari_dkp.state import Stop
 
 TINY = {
@@ -764,23 +762,6 @@ def test_only_a_motion_that_is_not_known_is_searched_for(change, searched):
     assert moves is (kernel is None and searched == 0)
 
 
-@pytest.mark.parametrize(
-    ("preset", "near", "steady"),
-    [
-        ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
-        ("balanced", [Round(100, 10, None)] * 3, [Round(100, 50, 50)] * 3),
-        ("best", [Round(100, 10, None)] * 5, [Round(100, 50, 50)] * 5),
-        ("paper", [], []),
-    ],
-)
-def test_presets_have_their_rounds(preset, near, steady):
-    for family in ("line", "trajectory"):
-        resolved = Settings(preset=preset, kernel_family=family).resolve()
-        assert search_rounds(resolved) == near + steady
-    for family in ("auto", "gaussian"):
-        assert search_rounds(Settings(preset=preset, kernel_family=family).resolve()) == []
-
-
 # The kernel of optics
 
 
@@ -828,97 +809,6 @@ def test_a_kernel_as_published_never_stands(updates):
 def test_the_kernel_of_a_preset_stands_before_the_run_ends(preset):
     resolved = Settings(preset=preset).resolve()
     assert resolved.rks.updates * resolved.rks.every < resolved.iterations
-
-
-# Parts
-
-
-@pytest.fixture
-def priors(monkeypatch) -> list[tuple[object, ...]]:
-    """Family, numbers and options of each kernel prior made."""
-    made = []
-
-    def prior(model, data, family, rks, pke, generator, **options):
-        made.append((family, rks, pke, options))
-        return object()
-
-    monkeypatch.setattr(stack, "DynamicKernelPrior", prior)
-    return made
-
-
-@pytest.mark.parametrize(
-    ("sampler", "family", "drawn", "stands"),
-    [
-        ("smc", "auto", "gaussian", True),
-        ("smc", "gaussian", "gaussian", True),
-        ("paper", "auto", "auto", False),
-        ("paper", "gaussian", "gaussian", False),
-        ("paper", "trajectory", "trajectory", False),
-    ],
-)
-def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
-    priors, sampler, family, drawn, stands
-):
-    rks = replace(TINY["rks"], sampler=sampler)
-    parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
-    assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
-    assert priors == [(drawn, rks, TINY["pke"], {})]
-
-
-@pytest.mark.parametrize("family", ["line", "trajectory"])
-def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
-    config = SearchConfig(rounds=5, memory=0.6, data_weight=0.7, max_sites=777)
-    parts, _, _ = parts_of(settings(search=config, kernel_family=family))
-    parts.motion_prior(make_generator(0))
-    rks = replace(TINY["rks"], max_sites=777)
-    pke = replace(TINY["pke"], data_weight=0.7)
-    assert priors == [(family, rks, pke, {"whitened": True, "memory": 0.6, "burn_in": 2})]
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_scout_leaves_out_a_share_of_samples(share):
-    """Its loss is the squared error, less where unseen; the data is far from what it predicts."""
-    dip = DIPConfig(ssim_fraction=0.0)
-    search = SearchConfig(left_out=share)
-    parts, model, data = parts_of(settings(dip=dip, search=search), (60, 50))
-    scout = parts.scout(10, make_generator(1))
-    step = scout.step(KERNEL)
-    squared = (model.forward(step.image, KERNEL) - data).square().mean().item()
-    assert step.loss.item() == pytest.approx((1 - share) * squared, rel=0.2, abs=1e-3)
-
-
-def test_a_scout_is_small_and_has_no_gradient_prior():
-    """Whatever the network of the image that is handed out."""
-    losses = []
-    for dip in (
-        DIPConfig(),
-        DIPConfig(network="published", gradient_weight=9.0, gradient_growth=0),
-    ):
-        parts, _, _ = parts_of(settings(dip=dip))
-        scout = parts.scout(10, make_generator(1))
-        losses.append([scout.step(KERNEL).loss.item() for _ in range(3)])
-    assert losses[0] == losses[1]
-
-
-KERNEL = torch.full((5, 5), 1 / 25)
-
-
-def parts_of(
-    settings: Settings, lr_shape: tuple[int, int] = (10, 12)
-) -> tuple[Parts, Degradation, torch.Tensor]:
-    model = Degradation(lr_shape, (2, 2), (5, 5))
-    data = torch.rand(1, *lr_shape, generator=torch.Generator().manual_seed(0))
-    return Parts(model, data, (0.0, 1.0), settings.resolve()), model, data
-
-
-def test_open_settings_are_refused():
-    model = Degradation((10, 12), (2, 2), (5, 5))
-    for use in (
-        lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), Settings()),
-        lambda: search_rounds(Settings(kernel_family="line")),
-    ):
-        with pytest.raises(ValueError, match="settings: expected resolved settings"):
-            use()
 
 
 # What it is for

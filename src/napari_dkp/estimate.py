@@ -12,7 +12,8 @@ import torch
 from napari_dkp.config import PKEConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
-from napari_dkp.stack import Parts, guess_axes, search_rounds
+from napari_dkp.plane import Parts, search_rounds
+from napari_dkp.stack import guess_axes
 
 
 @dataclass(frozen=True)

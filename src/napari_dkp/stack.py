@@ -1,7 +1,4 @@
-"""Planes of an image, one after the other, through the engine; the composition root.
-
-Only this module joins restorers, kernel priors and the engine.
-"""
+"""Planes of an image, one after the other: a run that can be watched, and its result."""
 
 import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -12,13 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator as RandomGenerator
 from torch import Tensor
 from tqdm import tqdm
 
-from napari_dkp import _checks, engine
+from napari_dkp import _checks
 from napari_dkp.config import (
-    MOTION_FAMILIES,
     Boundary,
     DIPConfig,
     KernelFamilyName,
@@ -32,11 +27,8 @@ from napari_dkp.config import (
     Settings,
 )
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import resolve_device, resolve_precision
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
-from napari_dkp.randomness import make_generator
-from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.search import KernelSearch, Round, burn_in, plan
+from napari_dkp.device import resolve_device
+from napari_dkp.plane import fit, search_rounds
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 
 
@@ -267,142 +259,6 @@ class _Scaling:
 # Shares of the data's range by which the restored image may go beyond it.
 _ROOM_BELOW = 0.1
 _ROOM_ABOVE = 0.5
-
-
-def fit(
-    model: Degradation,
-    data: Tensor,
-    bounds: tuple[float, float],
-    settings: Settings,
-    kernel: np.ndarray | None = None,
-) -> engine.StateGenerator[Tensor]:
-    """Restore one plane: find its kernel, unless it is known, then its image.
-
-    Parameters
-    ----------
-    model : forward model of the plane.
-    data : LR plane in normalised intensity on its device, shape (C, h, w).
-    bounds : lowest and highest intensity of the restored image, normalised.
-    settings : resolved settings.
-    kernel : known PSF, float32, shape model.kernel_shape; None for a blind run.
-
-    Yields
-    ------
-    A state per image step, numbered over the search and the restoration proper.
-    """
-    parts = Parts(model, data, bounds, settings)
-    generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
-    start = model.upsample(data)
-    every = parts.rks.every
-    rounds = [] if kernel is not None else search_rounds(settings)
-    n_search = sum(each.steps for each in rounds)
-    n_steps = n_search + parts.n_steps
-    prior: engine.KernelPrior
-    if kernel is not None:
-        prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
-    elif rounds:
-        scout = partial(parts.scout, generator=generator)
-        search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
-        found = yield from search.run(n_steps)
-        if found is None:
-            return
-        prior = KnownKernel(found)
-    else:
-        prior = parts.prior(generator)
-    for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
-        yield replace(state, step=n_search + state.step, n_steps=n_steps)
-
-
-class Parts:
-    """What restores one plane, made as its settings say; parameters as of `fit`."""
-
-    def __init__(
-        self, model: Degradation, data: Tensor, bounds: tuple[float, float], settings: Settings
-    ) -> None:
-        if not (
-            settings.rks
-            and settings.pke
-            and settings.search
-            and settings.dip
-            and settings.iterations
-        ):
-            raise ValueError("settings: expected resolved settings; got some with open fields")
-        self.rks = settings.rks
-        self.n_steps = settings.iterations
-        self._model = model
-        self._data = data
-        self._bounds = bounds
-        self._family = settings.kernel_family
-        self._pke = settings.pke
-        self._search = settings.search
-        self._dip = settings.dip
-        self._precision = resolve_precision(settings.precision, data.device)
-
-    def restorer(self, generator: RandomGenerator) -> DIPRestorer:
-        """Return the restorer of the image that is handed out."""
-        return self._make_restorer(self._dip, self.n_steps, generator)
-
-    def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
-        """Return a fresh kernel prior for that image."""
-        sampler, family = self.rks.sampler, self._family
-        if sampler == "smc" and family == "auto":
-            family = "gaussian"
-        prior = DynamicKernelPrior(self._model, self._data, family, self.rks, self._pke, generator)
-        return prior if sampler == "paper" else StandingKernel(prior, self.rks.updates)
-
-    def scout(self, n_steps: int, generator: RandomGenerator) -> DIPRestorer:
-        """Return a small restorer for the search that leaves out a share of the samples.
-
-        It has no gradient prior: that would flatten the image, which narrows the kernel.
-        """
-        search = self._search
-        shape = self._data.shape[-2:]
-        seen = torch.rand(shape, generator=generator) >= search.left_out
-        small = replace(self._dip, network="light", channels=search.channels, gradient_weight=0.0)
-        return self._make_restorer(small, n_steps, generator, seen.to(self._data.device))
-
-    def motion_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
-        """Return a fresh kernel prior for the search."""
-        search = self._search
-        return DynamicKernelPrior(
-            self._model,
-            self._data,
-            self._family,
-            replace(self.rks, max_sites=search.max_sites),
-            replace(self._pke, data_weight=search.data_weight),
-            generator,
-            whitened=True,
-            memory=search.memory,
-            burn_in=burn_in(search),
-        )
-
-    def _make_restorer(
-        self,
-        config: DIPConfig,
-        n_steps: int,
-        generator: RandomGenerator,
-        seen: Tensor | None = None,
-    ) -> DIPRestorer:
-        return DIPRestorer(
-            self._model,
-            self._data,
-            self._bounds,
-            config,
-            n_steps,
-            self._precision,
-            generator,
-            seen,
-        )
-
-
-def search_rounds(settings: Settings) -> list[Round]:
-    """Return the rounds of the kernel search, per plane; none where the kernel is optics'."""
-    if not (settings.rks and settings.search and settings.iterations):
-        raise ValueError("settings: expected resolved settings; got some with open fields")
-    if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
-        return []
-    return plan(settings.search, settings.iterations, settings.rks.every)
 
 
 def iter_restore(
