@@ -86,8 +86,8 @@ class RKSConfig:
     moves: int = 2
     confidence: float = 100.0
     draws: int = 5
-    every: int = 10
-    updates: int = 24
+    every: int = 5
+    updates: int = 48
     max_sites: int = 2048
     gaussian_variance: Interval | None = None
     line_length: Interval | None = None
@@ -127,8 +127,8 @@ class PKEConfig:
     """
 
     hidden: tuple[int, ...] = (1000,)
-    learning_rate: float = 2e-3
-    warm_up: int = 100
+    learning_rate: float = 1e-3
+    warm_up: int = 200
     steps: int = 4
     distance: Distance = "entropy"
     data_weight: float = 0.2
@@ -349,7 +349,7 @@ class _Preset:
 _PRESETS = {
     "fast": _Preset(
         200,
-        rks=RKSConfig(every=5, updates=36),
+        rks=RKSConfig(updates=36),
         search=SearchConfig(rounds=4, steps=50),
         dip=DIPConfig(channels=32),
     ),
@@ -357,8 +357,8 @@ _PRESETS = {
     "best": _Preset(600, search=SearchConfig(rounds=10)),
     "paper": _Preset(
         1000,
-        rks=RKSConfig(sampler="paper", every=5, max_sites=_ALL_SITES),
-        pke=PKEConfig(learning_rate=1e-4, warm_up=200, steps=1, distance="squared"),
+        rks=RKSConfig(sampler="paper", max_sites=_ALL_SITES),
+        pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
             network="published",
             optimiser="adam",
