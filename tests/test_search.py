@@ -91,7 +91,7 @@ def search(
 
 
 def test_first_rounds_bring_the_kernel_near_and_later_ones_count():
-    config = SearchConfig(rounds=5, steps=20, settled=0.4)
+    config = SearchConfig(rounds=5, steps=20, every=3, settled=0.4)
     assert plan(config, 1000) == [Round(20, 3, None)] * 2 + [Round(20, 8, 8)] * 3
 
 

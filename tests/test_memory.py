@@ -1,0 +1,70 @@
+"""Large blocks that are taken again and again cost few new pages, and go back in the end."""
+
+import platform
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from napari_dkp import memory
+
+MIB = 2**20
+LARGE = 64 * MIB
+PAGE = resource.getpagesize()
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+def take(times: int) -> float:
+    """Take and free a block some times; return how many times anew the system had to clear it."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        torch.ones(LARGE, dtype=torch.uint8)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * PAGE / LARGE
+
+
+def resident() -> int:
+    """Return the bytes of the process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+@glibc
+def test_what_is_kept_is_not_cleared_again():
+    with memory.kept(LARGE):
+        take(10)  # until there is room
+        assert take(20) < 10
+
+
+@glibc
+def test_blocks_that_are_not_large_change_nothing():
+    with memory.kept(32 * MIB - 1):
+        assert memory._holders == 0
+
+
+@glibc
+def test_memory_stays_until_the_last_context_ends_and_then_goes():
+    outer, inner = memory.kept(LARGE), memory.kept(LARGE)
+    before = resident()
+    outer.__enter__()
+    inner.__enter__()
+    take(2)
+    outer.__exit__(None, None, None)
+    assert resident() > before + 0.9 * LARGE
+    inner.__exit__(None, None, None)
+    assert resident() < before + 0.5 * LARGE
+
+
+@glibc
+def test_an_error_inside_gives_memory_back():
+    before = resident()
+    with pytest.raises(KeyError), memory.kept(LARGE):
+        take(2)
+        raise KeyError
+    assert resident() < before + 0.5 * LARGE
+
+
+def test_without_glibc_nothing_is_done(monkeypatch):
+    monkeypatch.setattr(memory, "_glibc", lambda: None)
+    with memory.kept(LARGE):
+        assert memory._holders == 0
