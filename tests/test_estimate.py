@@ -20,7 +20,7 @@ SMALL = Settings(
     kernel_size=5,
     rks=RKSConfig(particles=16),
     pke=PKEConfig(hidden=(16,), steps=1, warm_up=0),
-    search=SearchConfig(rounds=3, steps=7, every=2, channels=4),
+    search=SearchConfig(rounds=3, steps=7, channels=4),
     dip=DIPConfig(channels=4),
 )
 

@@ -20,7 +20,7 @@ TINY = {
     "precision": "float32",
     "rks": RKSConfig(particles=16, every=2, updates=2),
     "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(rounds=2, steps=3, every=2, channels=4),
+    "search": SearchConfig(rounds=2, steps=3, channels=4),
     "dip": DIPConfig(channels=4),
 }
 
@@ -33,8 +33,8 @@ def settings(**changes: object) -> Settings:
     ("preset", "near", "steady"),
     [
         ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
-        ("balanced", [Round(100, 10, None)] * 3, [Round(100, 50, 50)] * 3),
-        ("best", [Round(100, 10, None)] * 5, [Round(100, 50, 50)] * 5),
+        ("balanced", [Round(100, 5, None)] * 3, [Round(100, 50, 50)] * 3),
+        ("best", [Round(100, 5, None)] * 5, [Round(100, 50, 50)] * 5),
         ("paper", [], []),
     ],
 )
@@ -80,11 +80,11 @@ def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
 
 @pytest.mark.parametrize("family", ["line", "trajectory"])
 def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
-    config = SearchConfig(rounds=5, memory=0.6, learning_rate=0.03, data_weight=0.7, max_sites=777)
+    config = SearchConfig(rounds=5, memory=0.6, data_weight=0.7, max_sites=777)
     parts, _, _ = parts_of(settings(search=config, kernel_family=family))
     parts.motion_prior(make_generator(0))
     rks = replace(TINY["rks"], max_sites=777)
-    pke = replace(TINY["pke"], learning_rate=0.03, data_weight=0.7)
+    pke = replace(TINY["pke"], data_weight=0.7)
     assert priors == [(family, rks, pke, {"whitened": True, "memory": 0.6, "burn_in": 2})]
 
 

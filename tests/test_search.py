@@ -91,14 +91,14 @@ def search(
 
 
 def test_first_rounds_bring_the_kernel_near_and_later_ones_count():
-    config = SearchConfig(rounds=5, steps=20, every=3, settled=0.4)
-    assert plan(config, 1000) == [Round(20, 3, None)] * 2 + [Round(20, 8, 8)] * 3
+    config = SearchConfig(rounds=5, steps=20, settled=0.4)
+    assert plan(config, 1000, 3) == [Round(20, 3, None)] * 2 + [Round(20, 8, 8)] * 3
 
 
 @pytest.mark.parametrize(("rounds", "near"), [(1, 0), (2, 1), (3, 1), (6, 3), (10, 5)])
 def test_half_of_the_rounds_never_count(rounds, near):
     config = SearchConfig(rounds=rounds)
-    planned = plan(config, 1000)
+    planned = plan(config, 1000, 5)
     assert burn_in(config) == near
     assert [each.counted_after is None for each in planned] == [True] * near + [False] * (
         rounds - near
@@ -110,7 +110,7 @@ def test_half_of_the_rounds_never_count(rounds, near):
     [(1000, 20, 8), (20, 20, 8), (15, 15, 6), (4, 4, 2), (2, 2, 1), (1, 1, 0)],
 )
 def test_no_round_is_longer_than_the_longest(longest, steps, settled):
-    near, steady = plan(SearchConfig(rounds=2, steps=20, settled=0.4), longest)
+    near, steady = plan(SearchConfig(rounds=2, steps=20, settled=0.4), longest, 5)
     assert near.steps == steady.steps == steps
     assert steady.counted_after == settled
 
@@ -118,7 +118,7 @@ def test_no_round_is_longer_than_the_longest(longest, steps, settled):
 @pytest.mark.parametrize("settled", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("longest", [1, 2, 7, 100])
 def test_the_last_step_of_a_later_round_counts_always(longest, settled):
-    (steady,) = plan(SearchConfig(rounds=1, settled=settled), longest)
+    (steady,) = plan(SearchConfig(rounds=1, settled=settled), longest, 5)
     assert 0 <= steady.counted_after < steady.steps
 
 

@@ -31,7 +31,7 @@ TINY = {
     "precision": "float32",
     "rks": RKSConfig(particles=16, every=2, updates=2),
     "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(rounds=2, steps=3, every=2, channels=4),
+    "search": SearchConfig(rounds=2, steps=3, channels=4),
     "dip": DIPConfig(channels=4),
 }
 STEPS = 6
@@ -748,7 +748,7 @@ def test_until_a_round_has_ended_the_interpolated_source_is_shown():
         (
             {
                 "kernel_family": "line",
-                "search": SearchConfig(rounds=3, steps=2, every=2, channels=4),
+                "search": SearchConfig(rounds=3, steps=2, channels=4),
             },
             3 * 2,
         ),
@@ -875,7 +875,7 @@ def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
     brief = QUICK | {
         "iterations": 50,
         "kernel_family": "line",
-        "search": SearchConfig(rounds=4, every=5, channels=16),
+        "search": SearchConfig(rounds=4, channels=16),
         "pke": PKEConfig(hidden=(200,), warm_up=100),
         "rks": RKSConfig(particles=128),
     }

@@ -195,13 +195,11 @@ class SearchConfig:
     rounds : images that are formed, each from the start, while the kernel goes on: in the first
         half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.
-    every : image steps per kernel update, instead of `RKSConfig.every`.
     settled : share of a later round's steps after which its image informs the kernel, and after
         which kernels count.
     memory : share of what the later rounds said about the kernel that an update keeps.
     left_out : share of LR samples that the image of a round does not see. An image that fits every
         sample makes its kernel look right; the more it has to guess, the wider the kernel.
-    learning_rate : instead of `PKEConfig.learning_rate`.
     data_weight : instead of `PKEConfig.data_weight`: of motion, the families hold a smaller part of
         what there is than of optics.
     max_sites : instead of `RKSConfig.max_sites`, for the same reason.
@@ -210,11 +208,9 @@ class SearchConfig:
 
     rounds: int = 6
     steps: int = 100
-    every: int = 10
     settled: float = 0.5
     memory: float = 0.9
     left_out: float = 0.2
-    learning_rate: float = 2e-3
     data_weight: float = 1.0
     max_sites: int = 8192
     channels: int = 32
@@ -222,11 +218,9 @@ class SearchConfig:
     def __post_init__(self) -> None:
         _integer(self, "rounds", 1)
         _integer(self, "steps", 1)
-        _integer(self, "every", 1, 10000)
         _number(self, "settled", 0.0, 1.0)
         _number(self, "memory", 0.0, 1.0)
         _number(self, "left_out", 0.0, 0.9)
-        _number(self, "learning_rate", 1e-8, 1.0)
         _number(self, "data_weight", 0.0)
         _integer(self, "max_sites", 256)
         _integer(self, "channels", 4, 1024)
@@ -356,7 +350,7 @@ _PRESETS = {
     "fast": _Preset(
         200,
         rks=RKSConfig(updates=36),
-        search=SearchConfig(rounds=4, steps=50, every=5),
+        search=SearchConfig(rounds=4, steps=50),
         dip=DIPConfig(channels=32),
     ),
     "balanced": _Preset(400),

@@ -105,7 +105,7 @@ class Counts:
         if known_kernel:
             return cls(0, 0, 0, 0, steps)
         if rounds := search_rounds(settings):
-            updates = sum(_updates(each.steps, each.kernel_after, search.every) for each in rounds)
+            updates = sum(_updates(each.steps, each.kernel_after, rks.every) for each in rounds)
             return cls(1, updates, search.max_sites, sum(each.steps for each in rounds), steps)
         updates = _updates(steps, 1, rks.every)
         if rks.sampler == "smc":

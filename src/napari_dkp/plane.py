@@ -46,6 +46,7 @@ def fit(
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
     start = model.upsample(data)
+    every = parts.rks.every
     rounds = [] if kernel is not None else search_rounds(settings)
     n_search = sum(each.steps for each in rounds)
     n_steps = n_search + parts.n_steps
@@ -54,16 +55,14 @@ def fit(
         prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
     elif rounds:
         scout = partial(parts.scout, generator=generator)
-        search = KernelSearch(
-            parts.motion_prior(generator), scout, start, rounds, parts.search.every
-        )
+        search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
         found = yield from search.run(n_steps)
         if found is None:
             return
         prior = KnownKernel(found)
     else:
         prior = parts.prior(generator)
-    for state in engine.alternate(restorer, prior, start, parts.n_steps, parts.rks.every):
+    for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
         yield replace(state, step=n_search + state.step, n_steps=n_steps)
 
 
@@ -88,7 +87,7 @@ class Parts:
         self._bounds = bounds
         self._family = settings.kernel_family
         self._pke = settings.pke
-        self.search = settings.search
+        self._search = settings.search
         self._dip = settings.dip
         self._precision = resolve_precision(settings.precision, data.device)
 
@@ -109,7 +108,7 @@ class Parts:
 
         It has no gradient prior: that would flatten the image, which narrows the kernel.
         """
-        search = self.search
+        search = self._search
         shape = self._data.shape[-2:]
         seen = torch.rand(shape, generator=generator) >= search.left_out
         small = replace(self._dip, network="light", channels=search.channels, gradient_weight=0.0)
@@ -117,13 +116,13 @@ class Parts:
 
     def motion_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
         """Return a fresh kernel prior for the search."""
-        search = self.search
+        search = self._search
         return DynamicKernelPrior(
             self._model,
             self._data,
             self._family,
             replace(self.rks, max_sites=search.max_sites),
-            replace(self._pke, learning_rate=search.learning_rate, data_weight=search.data_weight),
+            replace(self._pke, data_weight=search.data_weight),
             generator,
             whitened=True,
             memory=search.memory,
@@ -155,4 +154,4 @@ def search_rounds(settings: Settings) -> list[Round]:
         raise ValueError("settings: expected resolved settings; got some with open fields")
     if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
         return []
-    return plan(settings.search, settings.iterations)
+    return plan(settings.search, settings.iterations, settings.rks.every)

@@ -40,17 +40,18 @@ def burn_in(config: SearchConfig) -> int:
     return config.rounds // 2
 
 
-def plan(config: SearchConfig, longest: int) -> list[Round]:
+def plan(config: SearchConfig, longest: int, kernel_every: int) -> list[Round]:
     """Return the rounds of a search.
 
     Parameters
     ----------
     longest : image steps that no round exceeds.
+    kernel_every : image steps per kernel update.
     """
     steps = min(config.steps, longest)
     settled = min(round(config.settled * steps), steps - 1)
     # An image says the more about its own kernel the further it is: that slows, and steadies.
-    near = Round(steps, config.every, None)
+    near = Round(steps, kernel_every, None)
     steady = Round(steps, max(1, settled), settled)
     return [near if number < burn_in(config) else steady for number in range(config.rounds)]
 
