@@ -102,13 +102,14 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     _finish(device)
     warm_up = perf_counter() - began
     image = restorer.step(kernel).image
-    return {
-        "image step": seconds(lambda: restorer.step(kernel), device, repeats),
-        "search step": seconds(lambda: scout.step(kernel), device, repeats),
-        "kernel step": seconds(lambda: prior.step(image), device, repeats),
-        "kernel warm-up": warm_up,
-        "peak memory": peak_memory(device),
-    }
+    with parts.kept_memory():
+        return {
+            "image step": seconds(lambda: restorer.step(kernel), device, repeats),
+            "search step": seconds(lambda: scout.step(kernel), device, repeats),
+            "kernel step": seconds(lambda: prior.step(image), device, repeats),
+            "kernel warm-up": warm_up,
+            "peak memory": peak_memory(device),
+        }
 
 
 def kernel_share(settings: Settings, figures: Mapping[str, float]) -> float:

@@ -1,11 +1,14 @@
 """What restores a plane is made as settings say."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
-from napari_dkp import plane
+from napari_dkp import memory, plane
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
@@ -132,3 +135,20 @@ def test_open_settings_are_refused():
     ):
         with pytest.raises(ValueError, match="settings: expected resolved settings"):
             use()
+
+
+def test_memory_is_kept_while_a_plane_is_restored(monkeypatch):
+    held = []
+
+    @contextmanager
+    def kept(largest: int) -> Iterator[None]:
+        held.append(largest)
+        yield
+        held.clear()
+
+    monkeypatch.setattr(memory, "kept", kept)
+    model = Degradation((10, 12), (2, 2), (5, 5))
+    data = torch.rand(1, 10, 12, generator=make_generator(0))
+    for _ in plane.fit(model, data, (0.0, 1.0), settings().resolve()):
+        assert held == [4 * 16 * math.prod(model.domain_shape)]
+    assert held == []

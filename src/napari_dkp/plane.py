@@ -3,6 +3,8 @@
 This is the composition root: only here do restorers, kernel priors and the engine meet.
 """
 
+import math
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +13,7 @@ import torch
 from torch import Generator as RandomGenerator
 from torch import Tensor
 
-from napari_dkp import engine
+from napari_dkp import engine, memory
 from napari_dkp.config import MOTION_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
@@ -43,27 +45,28 @@ def fit(
     A state per image step, numbered over the search and the restoration proper.
     """
     parts = Parts(model, data, bounds, settings)
-    generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
-    start = model.upsample(data)
-    every = parts.rks.every
-    rounds = [] if kernel is not None else search_rounds(settings)
-    n_search = sum(each.steps for each in rounds)
-    n_steps = n_search + parts.n_steps
-    prior: engine.KernelPrior
-    if kernel is not None:
-        prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
-    elif rounds:
-        scout = partial(parts.scout, generator=generator)
-        search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
-        found = yield from search.run(n_steps)
-        if found is None:
-            return
-        prior = KnownKernel(found)
-    else:
-        prior = parts.prior(generator)
-    for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
-        yield replace(state, step=n_search + state.step, n_steps=n_steps)
+    with parts.kept_memory():
+        generator = make_generator(settings.seed)
+        restorer = parts.restorer(generator)
+        start = model.upsample(data)
+        every = parts.rks.every
+        rounds = [] if kernel is not None else search_rounds(settings)
+        n_search = sum(each.steps for each in rounds)
+        n_steps = n_search + parts.n_steps
+        prior: engine.KernelPrior
+        if kernel is not None:
+            prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
+        elif rounds:
+            scout = partial(parts.scout, generator=generator)
+            search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
+            found = yield from search.run(n_steps)
+            if found is None:
+                return
+            prior = KnownKernel(found)
+        else:
+            prior = parts.prior(generator)
+        for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
+            yield replace(state, step=n_search + state.step, n_steps=n_steps)
 
 
 class Parts:
@@ -129,6 +132,11 @@ class Parts:
             burn_in=burn_in(search),
         )
 
+    def kept_memory(self) -> AbstractContextManager[None]:
+        """Return a context for the steps: one takes again what another has freed."""
+        on_cpu = self._data.device.type == "cpu"
+        return memory.kept(_BYTES_PER_PIXEL * math.prod(self._model.domain_shape) if on_cpu else 0)
+
     def _make_restorer(
         self,
         config: DIPConfig,
@@ -146,6 +154,10 @@ class Parts:
             generator,
             seen,
         )
+
+
+# Of networks' layers at full resolution: 16 channels in float32.
+_BYTES_PER_PIXEL = 64
 
 
 def search_rounds(settings: Settings) -> list[Round]:

@@ -1,7 +1,6 @@
 """Planes of an image, one after the other: a run that can be watched, and its result."""
 
 import inspect
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from napari_dkp import _checks, memory
+from napari_dkp import _checks
 from napari_dkp.config import (
     Boundary,
     DIPConfig,
@@ -119,15 +118,13 @@ class Run:
             plane = self._read(index)
             _checks.finite(f"image, plane {index}", plane)
             _checks.within_float32("image", plane)
-            # What is freed in one step is taken again in the next.
-            with memory.kept(self._largest_block()):
-                for state in self._restore_plane(plane, index, number):
-                    self._states[index] = state
-                    history = self._search_history if state.searching else self._history
-                    history.append(state.residual)
-                    self._steps = state.step
-                    self._seconds = perf_counter() - began
-                    yield state
+            for state in self._restore_plane(plane, index, number):
+                self._states[index] = state
+                history = self._search_history if state.searching else self._history
+                history.append(state.residual)
+                self._steps = state.step
+                self._seconds = perf_counter() - began
+                yield state
             self._states[index] = replace(state)  # which fetches its arrays
 
     def result(self) -> Restoration:
@@ -191,11 +188,6 @@ class Run:
                 plane=index,
                 searching=state.searching,
             )
-
-    def _largest_block(self) -> int:
-        """Return the bytes of main memory that the largest tensors of a step take."""
-        on_cpu = self.device.type == "cpu"
-        return _BYTES_PER_PIXEL * math.prod(self._model.domain_shape) if on_cpu else 0
 
     def _stop(self, stop: Stop, number: int) -> Stop:
         """Return the stop of the run where that of a plane is `stop`."""
@@ -263,9 +255,6 @@ class _Scaling:
     def restore(self, plane: np.ndarray) -> np.ndarray:
         return (plane.astype(np.float64) * self.range + self.low).astype(np.float32)
 
-
-# Of networks' full-resolution layers: 16 channels, float32.
-_BYTES_PER_PIXEL = 64
 
 # Shares of the data's range by which the restored image may go beyond it.
 _ROOM_BELOW = 0.1
