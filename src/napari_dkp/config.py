@@ -348,10 +348,9 @@ class _Preset:
 
 _PRESETS = {
     "fast": _Preset(
-        200,
-        rks=RKSConfig(updates=36),
+        160,
+        rks=RKSConfig(updates=29),
         search=SearchConfig(rounds=4, steps=50),
-        dip=DIPConfig(channels=32),
     ),
     "balanced": _Preset(400),
     "best": _Preset(600, search=SearchConfig(rounds=10)),
