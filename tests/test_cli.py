@@ -79,7 +79,7 @@ def test_another_preset_replaces_the_numbers_of_the_repeated_one(cells, tmp_path
     first, _ = io.read_settings(tmp_path / "a_settings.json")
     second, _ = io.read_settings(tmp_path / "b_settings.json")
     assert second.iterations == 2
-    assert first.dip != second.dip
+    assert first.rks != second.rks
 
 
 def test_known_kernel_is_used_and_found_again(cells, tmp_path):

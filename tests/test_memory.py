@@ -1,7 +1,10 @@
 """Large blocks that are taken again and again cost few new pages, and go back in the end."""
 
+import gc
 import platform
-import resource
+from collections.abc import Iterator
+from contextlib import ExitStack
+from mmap import PAGESIZE as PAGE
 from pathlib import Path
 
 import pytest
@@ -11,13 +14,14 @@ from napari_dkp import memory
 
 MIB = 2**20
 LARGE = 64 * MIB
-PAGE = resource.getpagesize()
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
 
 def take(times: int) -> float:
     """Take and free a block some times; return how many times anew the system had to clear it."""
+    import resource  # not on Windows
+
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
         torch.ones(LARGE, dtype=torch.uint8)
@@ -44,15 +48,44 @@ def test_blocks_that_are_not_large_change_nothing():
 
 @glibc
 def test_memory_stays_until_the_last_context_ends_and_then_goes():
-    outer, inner = memory.kept(LARGE), memory.kept(LARGE)
     before = resident()
-    outer.__enter__()
-    inner.__enter__()
-    take(2)
-    outer.__exit__(None, None, None)
-    assert resident() > before + 0.9 * LARGE
-    inner.__exit__(None, None, None)
+    with ExitStack() as last:
+        with memory.kept(LARGE):
+            last.enter_context(memory.kept(LARGE))
+            take(2)
+        assert resident() > before + 0.9 * LARGE
     assert resident() < before + 0.5 * LARGE
+
+
+@glibc
+def test_a_run_that_is_collected_while_another_enters_leaves_without_waiting():
+    def run(cycle: list[Iterator[object]]) -> Iterator[object]:
+        with memory.kept(LARGE):
+            yield cycle
+
+    cycle: list[Iterator[object]] = []
+    cycle.append(run(cycle))
+    next(cycle[0])
+    assert memory._holders == 1
+    with memory._lock:
+        del cycle
+        gc.collect()
+    assert memory._holders == 0
+
+
+@glibc
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_TOP_PAD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.mmap_max=9")],
+)
+def test_what_the_environment_chooses_stays(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    memory._glibc.cache_clear()
+    try:
+        with memory.kept(LARGE):
+            assert memory._holders == 0
+    finally:
+        memory._glibc.cache_clear()
 
 
 @glibc

@@ -745,13 +745,7 @@ def test_until_a_round_has_ended_the_interpolated_source_is_shown():
         ({"kernel": np.ones((5, 5)), "kernel_family": "line"}, 0),
         ({"rks": RKSConfig(sampler="paper", every=2)}, 0),
         ({"rks": RKSConfig(sampler="paper", every=2), "kernel_family": "line"}, 0),
-        (
-            {
-                "kernel_family": "line",
-                "search": SearchConfig(rounds=3, steps=2, channels=4),
-            },
-            3 * 2,
-        ),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=3, steps=2, channels=4)}, 3 * 2),
         ({"kernel_family": "line", "search": SearchConfig(rounds=1, channels=4)}, STEPS),
     ],
 )

@@ -167,8 +167,9 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         search_seconds=search_seconds,
         kernel_seconds=kernel_seconds,
         warm_up_seconds=warm_up * warm_up_steps / _PROBE_WARM_UP,
-        # What the backward pass needs, and half as much again for its own temporaries.
-        bytes=round(1.5 * sum(saved.values())),
+        # What the backward pass needs, half as much again for its own temporaries, and what lies
+        # idle where blocks do not fit into one another's places.
+        bytes=round(1.8 * sum(saved.values())),
     )
 
 

@@ -5,11 +5,12 @@ clears every page of the next one anew. At 2048² pixels that takes longer than 
 """
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from platform import libc_ver
-from threading import Lock
+from threading import RLock
 
 _MIB = 2**20
 # Largest block that glibc ever takes from memory it keeps.
@@ -22,7 +23,8 @@ _KEEPING = {
     _TRIM_THRESHOLD: 2**31 - 1,
     _TOP_PAD: 64 * _MIB,
 }
-# As glibc starts, but for the two thresholds: these have adapted to large blocks by now.
+# As glibc starts, but for the thresholds: to these it raises them itself when large blocks are
+# freed, until somebody sets one. None can be read.
 _USUAL = {
     _MMAP_MAX: 65536,
     _MMAP_THRESHOLD: _MAPPED_FROM,
@@ -36,9 +38,9 @@ def kept(largest: int) -> Iterator[None]:
     """Let freed memory stay with the process; give it back at the end.
 
     It holds for the whole process; but threads other than the main one have arenas of their own, in
-    which glibc keeps no block of 32 to 64 MiB. Where such contexts overlap, in whatever threads,
-    memory is given back when the last one ends. Without glibc, and for small blocks, nothing is
-    changed.
+    which glibc keeps no block of 64 MiB or more. Where such contexts overlap, in whatever threads,
+    memory is given back when the last one ends. Nothing is changed without glibc, where its
+    environment variables are set, and for small blocks.
 
     Parameters
     ----------
@@ -55,7 +57,8 @@ def kept(largest: int) -> Iterator[None]:
         _leave(library)
 
 
-_lock = Lock()
+# A run that is collected in here leaves its context here.
+_lock = RLock()
 _holders = 0
 
 
@@ -83,4 +86,6 @@ def _set(library: ctypes.CDLL, values: dict[int, int]) -> None:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if libc_ver()[0] == "glibc" else None
+    chosen = any(name.startswith("MALLOC_") for name in os.environ)
+    chosen = chosen or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return None if chosen or libc_ver()[0] != "glibc" else ctypes.CDLL(None)

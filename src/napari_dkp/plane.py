@@ -20,6 +20,7 @@ from napari_dkp.device import resolve_precision
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
+from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
 
 
@@ -46,27 +47,33 @@ def fit(
     """
     parts = Parts(model, data, bounds, settings)
     with parts.kept_memory():
-        generator = make_generator(settings.seed)
-        restorer = parts.restorer(generator)
-        start = model.upsample(data)
-        every = parts.rks.every
-        rounds = [] if kernel is not None else search_rounds(settings)
-        n_search = sum(each.steps for each in rounds)
-        n_steps = n_search + parts.n_steps
-        prior: engine.KernelPrior
-        if kernel is not None:
-            prior = KnownKernel(torch.from_numpy(kernel).to(data.device))
-        elif rounds:
-            scout = partial(parts.scout, generator=generator)
-            search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
-            found = yield from search.run(n_steps)
-            if found is None:
-                return
-            prior = KnownKernel(found)
-        else:
-            prior = parts.prior(generator)
-        for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
-            yield replace(state, step=n_search + state.step, n_steps=n_steps)
+        # Its frame, with all that takes memory, is gone before the memory is given back.
+        yield from _fit(parts, settings, model.upsample(data), kernel)
+
+
+def _fit(
+    parts: "Parts", settings: Settings, start: Tensor, kernel: np.ndarray | None
+) -> engine.StateGenerator[Tensor]:
+    generator = make_generator(settings.seed)
+    restorer = parts.restorer(generator)
+    every = parts.rks.every
+    rounds = [] if kernel is not None else search_rounds(settings)
+    n_search = sum(each.steps for each in rounds)
+    n_steps = n_search + parts.n_steps
+    prior: engine.KernelPrior
+    if kernel is not None:
+        prior = KnownKernel(torch.from_numpy(kernel).to(start.device))
+    elif rounds:
+        scout = partial(parts.scout, generator=generator)
+        search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
+        found = yield from search.run(n_steps)
+        if found is None:
+            return
+        prior = KnownKernel(found)
+    else:
+        prior = parts.prior(generator)
+    for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
+        yield replace(state, step=n_search + state.step, n_steps=n_steps)
 
 
 class Parts:
@@ -135,7 +142,8 @@ class Parts:
     def kept_memory(self) -> AbstractContextManager[None]:
         """Return a context for the steps: one takes again what another has freed."""
         on_cpu = self._data.device.type == "cpu"
-        return memory.kept(_BYTES_PER_PIXEL * math.prod(self._model.domain_shape) if on_cpu else 0)
+        values = finest_channels(self._dip) * math.prod(self._model.domain_shape)
+        return memory.kept(_BYTES_PER_VALUE * values if on_cpu else 0)
 
     def _make_restorer(
         self,
@@ -156,8 +164,8 @@ class Parts:
         )
 
 
-# Of networks' layers at full resolution: 16 channels in float32.
-_BYTES_PER_PIXEL = 64
+# Of the largest tensors: float32 even where convolutions are bfloat16.
+_BYTES_PER_VALUE = 4
 
 
 def search_rounds(settings: Settings) -> list[Round]:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -294,7 +295,7 @@ precision, seed, rks, pke, search, dip : see `Settings`.
     Returns
     -------
     Iterator of `State`, one per image step. Arguments are checked at the call, not at the first
-    step.
+    step. Its memory goes when it ends, is closed, or is let go of.
 
     Raises
     ------
@@ -355,12 +356,14 @@ def restore(
         If an argument cannot be used; the message names it.
     """
     run = Run(image, Settings(**settings), kernel)
-    if callable(progress):
-        for state in run:
-            progress(state)
-    else:
-        for _ in tqdm(run, total=run.n_steps, unit="step", disable=not progress):
-            pass
+    # Else a traceback that is kept would keep the run, and with it its memory.
+    with closing(iter(run)) as states:
+        if callable(progress):
+            for state in states:
+                progress(state)
+        else:
+            for _ in tqdm(states, total=run.n_steps, unit="step", disable=not progress):
+                pass
     return run.result()
 
 

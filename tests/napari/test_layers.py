@@ -273,7 +273,7 @@ def test_snippet_names_only_what_differs(fake_run):
     image, _ = restored(
         Image(picture(40, 40), name="a 'b'"),
         preset="fast",
-        iterations=200,
+        iterations=160,
         region=((0, 20), (0, 20)),
     )
     text = snippet(image)

@@ -105,8 +105,8 @@ def appraise(
     problem = ""
     if cost.memory > free:
         problem = (
-            f"This needs {size(cost.memory)} of memory and {size(free)} are free: choose a region, "
-            "a faster quality or another device."
+            f"This needs {size(cost.memory)} of memory and {size(free)} are free: choose a region "
+            "or another device."
         )
     return Appraisal(devices, sentence, problem)
 

@@ -216,10 +216,7 @@ def explain(error: Exception, device: str) -> str:
     text = str(error).strip()
     if is_out_of_memory(error):
         where = "" if device == "auto" else f" on {device}"
-        return (
-            f"There is not enough memory{where}: choose a smaller region, a faster quality or "
-            "another device."
-        )
+        return f"There is not enough memory{where}: choose a smaller region or another device."
     if isinstance(error, ValueError | TypeError):
         return text
     _log.error("A restoration failed", exc_info=error)

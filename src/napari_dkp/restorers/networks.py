@@ -182,10 +182,28 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Ho
     # state stays as it was.
     with torch.random.fork_rng(devices=[]):
         if config.network == "published":
-            return SkipNetwork(3, channels, (128,) * depth, padding="reflect", attention_from=2)
-        # A single channel, normalised over the plane, would be blind to the mean.
-        widths = (max(2, config.channels // 4), config.channels // 2)
-        return LightNetwork(16, channels, (widths + (config.channels,) * depth)[:depth])
+            widths = (_PUBLISHED_WIDTH,) * depth
+            return SkipNetwork(3, channels, widths, padding="reflect", attention_from=2)
+        widths = (_light_width(config), config.channels // 2) + (config.channels,) * depth
+        return LightNetwork(_LIGHT_NOISE, channels, widths[:depth])
+
+
+def finest_channels(config: DIPConfig) -> int:
+    """Return the channels of the widest tensors at the image's full resolution."""
+    if config.network == "published":
+        return _PUBLISHED_WIDTH
+    return max(_LIGHT_NOISE, _light_width(config))
+
+
+def _light_width(config: DIPConfig) -> int:
+    """Return the light network's channels at full resolution."""
+    # A single channel, normalised over the plane, would be blind to the mean.
+    return max(2, config.channels // 4)
+
+
+_PUBLISHED_WIDTH = 128
+# Channels of the light network's input.
+_LIGHT_NOISE = 16
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
