@@ -7,29 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import TINY, settings
 
 from napari_dkp import memory, plane
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import DIPConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
 from napari_dkp.search import Round
-
-TINY = {
-    "iterations": 6,
-    "kernel_size": 5,
-    "device": "cpu",
-    "precision": "float32",
-    "rks": RKSConfig(particles=16, every=2, updates=2),
-    "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(rounds=2, steps=3, channels=4),
-    "dip": DIPConfig(channels=4),
-}
-
-
-def settings(**changes: object) -> Settings:
-    return Settings(**(TINY | changes))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from tiny import TINY, settings
 
 from napari_dkp import iter_restore, restore, stack
 from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
@@ -24,16 +25,6 @@ from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run, guess_axes
 from napari_dkp.state import Stop
 
-TINY = {
-    "iterations": 6,
-    "kernel_size": 5,
-    "device": "cpu",
-    "precision": "float32",
-    "rks": RKSConfig(particles=16, every=2, updates=2),
-    "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(rounds=2, steps=3, channels=4),
-    "dip": DIPConfig(channels=4),
-}
 STEPS = 6
 MOTION = TINY | {"kernel_family": "line"}
 # Image steps of the search, per plane: two rounds.
@@ -49,10 +40,6 @@ def picture(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
     noise = np.random.default_rng(seed).random(shape)
     smooth = ndimage.gaussian_filter(noise, [0] * (len(shape) - 2) + [1, 1])
     return (10 + 190 * (smooth - smooth.min()) / np.ptp(smooth)).astype(dtype)
-
-
-def settings(tiny: dict[str, object] = TINY, **changes: object) -> Settings:
-    return Settings(**(tiny | changes))
 
 
 def finished(run: Run) -> Run:

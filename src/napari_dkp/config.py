@@ -347,11 +347,7 @@ class _Preset:
 
 
 _PRESETS = {
-    "fast": _Preset(
-        160,
-        rks=RKSConfig(updates=29),
-        search=SearchConfig(rounds=4, steps=50),
-    ),
+    "fast": _Preset(160, rks=RKSConfig(updates=29), search=SearchConfig(rounds=4, steps=50)),
     "balanced": _Preset(400),
     "best": _Preset(600, search=SearchConfig(rounds=10)),
     "paper": _Preset(

@@ -54,6 +54,7 @@ def fit(
 def _fit(
     parts: "Parts", settings: Settings, start: Tensor, kernel: np.ndarray | None
 ) -> engine.StateGenerator[Tensor]:
+    """Do what `fit` says; `start` is the interpolated data on the HR frame, shape (C, H, W)."""
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
     every = parts.rks.every
