@@ -9,9 +9,10 @@ import torch
 from napari_dkp import kernel_prior
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.families import families
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
-from napari_dkp.kernels import families, gaussian, trajectory
+from napari_dkp.kernels import gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
 from napari_dkp.randomness import make_generator
 

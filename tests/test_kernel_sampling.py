@@ -9,8 +9,9 @@ import torch
 
 from napari_dkp.config import RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.families import KernelFamily, families
 from napari_dkp.kernel_sampling import PaperSampler, SMCSampler, _systematic, make_sampler
-from napari_dkp.kernels import KernelFamily, families, gaussian, line
+from napari_dkp.kernels import gaussian, line
 from napari_dkp.metrics import kernel_ncc
 
 MODEL = Degradation((28, 28), (2, 2), (15, 15))

@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 
 from napari_dkp.config import RKSConfig
 from napari_dkp.degradation import Degradation
-from napari_dkp.kernels import KernelFamily, families, fix_centroid, gaussian, line, trajectory
+from napari_dkp.families import KernelFamily, families
+from napari_dkp.kernels import fix_centroid, gaussian, line, trajectory
 
 WIDE = (41, 41)
 MIDDLE = (20.0, 20.0)

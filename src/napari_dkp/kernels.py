@@ -1,19 +1,11 @@
-"""Kernel families as pure, vectorised functions.
+"""Point spread functions as pure, vectorised functions of their parameters.
 
-Every function maps N parameter sets to N point spread functions of shape (N, *shape): non-negative,
-of sum 1, with their centroid at `centre` (in taps). A `KernelFamily` gives a function a uniform
-prior: its parameters are points of the unit cube.
+Every function maps N parameter sets to N kernels of shape (N, *shape): non-negative, of sum 1, with
+their centroid at `centre` (in taps). Those of microscopes are in `optics`.
 """
-
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from napari_dkp.config import KERNEL_FAMILIES, Interval, RKSConfig
-from napari_dkp.degradation import Degradation
 
 Shape = tuple[int, ...]
 Centre = tuple[float, ...]
@@ -116,132 +108,6 @@ _RIDGE = 1e-4
 # Nepers per pixel: enough to pull a wide kernel by several pixels, too little to overflow.
 _MAX_TILT = 3.0
 _MAX_TILT_STEP = 0.5
-
-
-@dataclass(frozen=True)
-class KernelFamily:
-    """A family with its parameters mapped from the unit cube, uniform prior.
-
-    Attributes
-    ----------
-    name : as in `Settings.kernel_family`.
-    periodic : per parameter, whether 0 and 1 are the same (angles).
-    render : points of the cube (N, p) to kernels (N, *shape).
-    """
-
-    name: str
-    periodic: tuple[bool, ...]
-    render: Callable[[Tensor], Tensor]
-
-    @property
-    def n_parameters(self) -> int:
-        """Dimension p of the cube."""
-        return len(self.periodic)
-
-
-def families(name: str, model: Degradation, config: RKSConfig) -> list[KernelFamily]:
-    """Return the families that `kernel_family` stands for, with ranges fit for the model."""
-    makers = {"gaussian": _gaussian_family, "line": _line_family, "trajectory": _trajectory_family}
-    names = [entry for entry in KERNEL_FAMILIES if entry != "auto"] if name == "auto" else [name]
-    return [makers[entry](model, config) for entry in names]
-
-
-def _gaussian_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """λ₁, λ₂ and θ uniform, as published; in units stretched along each axis by its scale."""
-    typical = math.prod(model.scale) ** (1 / model.ndim)
-    low, high = config.gaussian_variance or _published_variance(typical)
-    stretch = torch.tensor([math.sqrt(s / typical) for s in model.scale])
-
-    def render(points: Tensor) -> Tensor:
-        variance = low + (high - low) * points[:, :2]
-        angle = math.pi * points[:, 2]
-        sine, cosine = torch.sin(angle), torch.cos(angle)
-        axes = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], 1)
-        axes = stretch.to(points)[:, None] * axes
-        covariance = (axes * variance[:, None]) @ axes.mT
-        return gaussian(covariance, model.kernel_shape, model.kernel_centre)
-
-    return KernelFamily("gaussian", (False, False, True), render)
-
-
-def _line_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """Squared length uniform as variances are, angle over half a turn, width log-uniform."""
-    longest = 0.85 * min(model.kernel_shape)
-    length = config.line_length or (min(2.0, 0.5 * longest), longest)
-
-    def render(points: Tensor) -> Tensor:
-        return line(
-            _root_uniform(points[:, 0], length),
-            math.pi * points[:, 1],
-            _log_uniform(points[:, 2], config.line_width),
-            model.kernel_shape,
-            model.kernel_centre,
-        )
-
-    return KernelFamily("line", (False, True, False), render)
-
-
-def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
-    """Gaussian steps with momentum, through them a smooth path, of uniform squared extent."""
-    longest = 0.85 * min(model.kernel_shape)
-    extent = config.path_extent or (min(2.0, 0.5 * longest), longest)
-    basis = _spline_basis(_PATH_KNOTS, _PATH_POINTS)
-    n_steps = 2 * (_PATH_KNOTS - 1)
-
-    def render(points: Tensor) -> Tensor:
-        normal = torch.special.ndtri(points[:, :n_steps].clamp(1e-4, 1 - 1e-4))
-        # Momentum: a camera keeps its direction for a while. Bends of all sizes: lines are paths.
-        steps = normal.reshape(len(points), _PATH_KNOTS - 1, 2)
-        bend = points[:, n_steps + 2, None, None]
-        steps = torch.cat([steps[:, :1], bend * steps[:, 1:]], 1).cumsum(1)
-        knots = torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
-        path = basis.to(points) @ knots
-        span = (path.amax(1) - path.amin(1)).norm(dim=1).clamp_min(1e-3)
-        path = path * (_root_uniform(points[:, n_steps], extent) / span)[:, None, None]
-        width = _log_uniform(points[:, n_steps + 1], config.path_width)
-        return trajectory(path, width, model.kernel_shape, model.kernel_centre)
-
-    return KernelFamily("trajectory", (False,) * (n_steps + 3), render)
-
-
-_PATH_KNOTS = 6
-_PATH_POINTS = 32
-
-
-def _published_variance(scale: float) -> Interval:
-    """Return [0.175 s, min(2.5 s, 10)]; deblurring at scale 1 has to span the range of x4."""
-    if scale == 1:
-        return 0.175, 10.0
-    return 0.175 * scale, min(2.5 * scale, 10.0)
-
-
-def _spline_basis(knots: int, points: int) -> Tensor:
-    """Return the matrix from knots to points of the cubic spline through them (Catmull-Rom)."""
-    time = torch.linspace(0, knots - 1, points, dtype=torch.float64)
-    segment = time.floor().clamp(max=knots - 2)
-    u = time - segment
-    weights = (
-        -0.5 * u + u**2 - 0.5 * u**3,
-        1 - 2.5 * u**2 + 1.5 * u**3,
-        0.5 * u + 2 * u**2 - 1.5 * u**3,
-        -0.5 * u**2 + 0.5 * u**3,
-    )
-    basis = torch.zeros(points, knots, dtype=torch.float64)
-    for shift, weight in enumerate(weights, start=-1):
-        index = (segment.long() + shift).clamp(0, knots - 1)
-        basis.scatter_add_(1, index[:, None], weight[:, None])
-    return basis.float()
-
-
-def _root_uniform(points: Tensor, interval: Interval) -> Tensor:
-    """Map uniform points to lengths whose squares are uniform, as the Gaussians' variances are."""
-    low, high = interval
-    return torch.sqrt(low**2 + (high**2 - low**2) * points)
-
-
-def _log_uniform(points: Tensor, interval: Interval) -> Tensor:
-    low, high = interval
-    return low * (high / low) ** points
 
 
 def _offsets(shape: Shape, centre: Centre, like: Tensor) -> Tensor:
