@@ -34,6 +34,7 @@ from napari_dkp.config import KERNEL_FAMILIES, PRECISIONS, PRESETS, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.estimate import Counts
+from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
 
@@ -96,7 +97,7 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
     scout = parts.scout(10 * repeats, generator)
-    prior = (parts.motion_prior if search_rounds(settings) else parts.prior)(generator)
+    prior = (parts.search_prior if search_rounds(settings) else parts.prior)(generator)
     began = perf_counter()
     kernel = prior.step(None)
     _finish(device)
@@ -200,7 +201,7 @@ def _parts(settings: Settings, side: int, channels: int) -> Parts:
     sizes = settings.kernel_sizes(2)
     model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
     data = torch.rand(channels, *lr_shape, generator=make_generator(0)).to(settings.device)
-    return Parts(model, data, (0.0, 1.0), settings)
+    return Parts(model, data, (0.0, 1.0), Noise(1e-3, 0.0), settings)
 
 
 def _flop(settings: Settings, side: int, channels: int) -> int:

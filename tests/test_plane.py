@@ -13,6 +13,7 @@ from napari_dkp import memory, plane
 from napari_dkp.config import DIPConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
+from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
 from napari_dkp.search import Round
@@ -71,7 +72,7 @@ def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
 def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     config = SearchConfig(rounds=5, memory=0.6, data_weight=0.7, max_sites=777)
     parts, _, _ = parts_of(settings(search=config, kernel_family=family))
-    parts.motion_prior(make_generator(0))
+    parts.search_prior(make_generator(0))
     rks = replace(TINY["rks"], max_sites=777)
     pke = replace(TINY["pke"], data_weight=0.7)
     assert priors == [(family, rks, pke, {"whitened": True, "memory": 0.6, "burn_in": 2})]
@@ -102,6 +103,7 @@ def test_a_scout_is_small_and_has_no_gradient_prior():
     assert losses[0] == losses[1]
 
 
+NOISE = Noise(1e-3, 0.0)
 KERNEL = torch.full((5, 5), 1 / 25)
 
 
@@ -110,13 +112,13 @@ def parts_of(
 ) -> tuple[Parts, Degradation, torch.Tensor]:
     model = Degradation(lr_shape, (2, 2), (5, 5))
     data = torch.rand(1, *lr_shape, generator=torch.Generator().manual_seed(0))
-    return Parts(model, data, (0.0, 1.0), settings.resolve()), model, data
+    return Parts(model, data, (0.0, 1.0), NOISE, settings.resolve()), model, data
 
 
 def test_open_settings_are_refused():
     model = Degradation((10, 12), (2, 2), (5, 5))
     for use in (
-        lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), Settings()),
+        lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), NOISE, Settings()),
         lambda: search_rounds(Settings(kernel_family="line")),
     ):
         with pytest.raises(ValueError, match="settings: expected resolved settings"):
@@ -135,6 +137,6 @@ def test_memory_is_kept_while_a_plane_is_restored(monkeypatch):
     monkeypatch.setattr(memory, "kept", kept)
     model = Degradation((10, 12), (2, 2), (5, 5))
     data = torch.rand(1, 10, 12, generator=make_generator(0))
-    for _ in plane.fit(model, data, (0.0, 1.0), settings().resolve()):
+    for _ in plane.fit(model, data, (0.0, 1.0), NOISE, settings().resolve()):
         assert held == [4 * 16 * math.prod(model.domain_shape)]
     assert held == []

@@ -269,13 +269,19 @@ class Lazy:
 
 def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
     lazy = Lazy(picture(2, 3, 10, 12))
-    run = Run(lazy, settings(axes="TZYX", iterations=2))
+    run = Run(lazy, settings(axes="TZYX", iterations=2, method="dip", kernel_family="gaussian"))
     assert lazy.read == []
     states = iter(run)
     for _ in range(2 + 1):
         next(states)
     everything = slice(None)
     assert lazy.read == [(0, 0, everything, everything), (0, 1, everything, everything)]
+
+
+def test_what_is_automatic_is_decided_by_the_plane_in_the_middle():
+    lazy = Lazy(picture(2, 3, 10, 12))
+    Run(lazy, settings(axes="TZYX"))
+    assert lazy.read == [(1, 0, slice(None), slice(None))]
 
 
 # Results

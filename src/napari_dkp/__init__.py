@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_dkp._napari.layers import restore_layer as restore_layer
     from napari_dkp.config import DIPConfig as DIPConfig
+    from napari_dkp.config import NoiseConfig as NoiseConfig
+    from napari_dkp.config import OpticsConfig as OpticsConfig
     from napari_dkp.config import PKEConfig as PKEConfig
+    from napari_dkp.config import RichardsonLucyConfig as RichardsonLucyConfig
     from napari_dkp.config import RKSConfig as RKSConfig
     from napari_dkp.config import SearchConfig as SearchConfig
     from napari_dkp.config import Settings as Settings
@@ -20,9 +23,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "DIPConfig": "config",
+    "NoiseConfig": "config",
+    "OpticsConfig": "config",
     "PKEConfig": "config",
     "RKSConfig": "config",
     "Restoration": "state",
+    "RichardsonLucyConfig": "config",
     "SearchConfig": "config",
     "Settings": "config",
     "State": "state",

@@ -214,6 +214,8 @@ def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -
     from napari_dkp.state import Stop
 
     run = Run(image, settings, kernel=kernel)
+    if run.choice:
+        typer.echo(run.choice, err=True)
     cost = estimate(image.shape, run.settings, known_kernel=kernel is not None)
     typer.echo(
         f"Restoring on {describe_device(run.device)}: about {_duration(cost.seconds)} and "
@@ -336,7 +338,7 @@ def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
     """Apply what was given; another preset brings its own numbers."""
     values = base.to_dict()
     if "preset" in given:
-        values |= {"iterations": None, "rks": None, "pke": None, "search": None, "dip": None}
+        values |= dict.fromkeys(("iterations", "rks", "pke", "search", "dip", "richardson_lucy"))
     if "scale" in given:
         values["kernel_size"] = None
     return Settings.from_dict(values | given)

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from napari_dkp import _checks
 
-Method = Literal["dip"]
-KernelFamilyName = Literal["auto", "gaussian", "line", "trajectory"]
+Method = Literal["auto", "dip", "richardson-lucy"]
+KernelFamilyName = Literal["auto", "gaussian", "airy", "pupil", "line", "trajectory"]
 PresetName = Literal["fast", "balanced", "best", "paper"]
 Phase = Literal["area", "fkp"]
 Boundary = Literal["free", "circular"]
@@ -27,6 +27,8 @@ OptimiserName = Literal["muon", "adam"]
 METHODS: tuple[str, ...] = get_args(Method)
 KERNEL_FAMILIES: tuple[str, ...] = get_args(KernelFamilyName)
 MOTION_FAMILIES: tuple[str, ...] = ("line", "trajectory")
+OPTICS_FAMILIES: tuple[str, ...] = ("airy", "pupil")
+PUBLISHED_FAMILIES: tuple[str, ...] = ("gaussian", *MOTION_FAMILIES)
 PRESETS: tuple[str, ...] = get_args(PresetName)
 PHASES: tuple[str, ...] = get_args(Phase)
 BOUNDARIES: tuple[str, ...] = get_args(Boundary)
@@ -76,6 +78,11 @@ class RKSConfig:
         from then on it stands at the mean of their last third ("smc").
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
+    cutoff : optical cut-off 2 NA / λ of the Airy and pupil families, cycles per HR pixel; None
+        takes it from `Settings.optics` and the spectrum of the image.
+    damping : factor by which a microscope's transfer function lies below the ideal one at the
+        cut-off.
+    aberration : largest root mean square of each aberration of the pupil family, waves.
     line_length, line_width : length of a linear motion, and the Gaussian sigma across it.
     path_extent, path_width : extent of a camera-shake path, and the Gaussian sigma across it. A
         point between pixels, spread over them by linear interpolation, already has sigma 0.4.
@@ -90,6 +97,9 @@ class RKSConfig:
     updates: int = 48
     max_sites: int = 2048
     gaussian_variance: Interval | None = None
+    cutoff: Interval | None = None
+    damping: Interval = (0.4, 1.0)
+    aberration: float = 0.1
     line_length: Interval | None = None
     line_width: Interval = (0.4, 1.0)
     path_extent: Interval | None = None
@@ -107,6 +117,10 @@ class RKSConfig:
         for name in ("gaussian_variance", "line_length", "path_extent"):
             if getattr(self, name) is not None:
                 _store(self, name, _checks.interval(name, getattr(self, name), 1e-3, _WIDEST))
+        if self.cutoff is not None:
+            _store(self, "cutoff", _checks.interval("cutoff", self.cutoff, 1e-3, 1.0))
+        _store(self, "damping", _checks.interval("damping", self.damping, 1e-3, 1.0))
+        _number(self, "aberration", 0.0, 0.5)
         for name in ("line_width", "path_width"):
             _store(self, name, _checks.interval(name, getattr(self, name), 1e-2, _WIDEST))
 
@@ -187,6 +201,77 @@ class DIPConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RichardsonLucyConfig:
+    """Richardson–Lucy: steps that count photons, and how noise is kept out.
+
+    Parameters
+    ----------
+    strength : weight of the Hessian penalty on the square root of the image, in which photon noise
+        is the same everywhere, over the root of the mean count: a number without unit; 0 for none.
+        The penalty lets edges and ridges stand and takes the ripple of noise.
+    patience : steps without a better description of the held-out photons after which the run ends.
+    """
+
+    strength: float = 0.5
+    patience: int = 15
+
+    def __post_init__(self) -> None:
+        _number(self, "strength", 0.0, 1e3)
+        _integer(self, "patience", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Noise of the camera: variance = gain · (mean - offset) + read_noise².
+
+    Parameters
+    ----------
+    gain : intensity units per photoelectron.
+    offset : intensity of a dark pixel.
+    read_noise : standard deviation in the dark, intensity units.
+    """
+
+    gain: float
+    offset: float = 0.0
+    read_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        _number(self, "gain", 1e-30)
+        _number(self, "offset", -_HUGE, _HUGE)
+        _number(self, "read_noise", 0.0, _HUGE)
+
+
+# Intensity: what float32 holds, and the square of which float64 does.
+_HUGE = 1e37
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpticsConfig:
+    """What is known of the microscope; both lengths in one unit, such as nanometres.
+
+    Parameters
+    ----------
+    numerical_aperture : of the objective.
+    wavelength : of the light that is imaged.
+    pixel_size : of the image that is given, in the specimen.
+    """
+
+    numerical_aperture: float
+    wavelength: float
+    pixel_size: float
+
+    def __post_init__(self) -> None:
+        _number(self, "numerical_aperture", 0.01, 2.0)
+        _number(self, "wavelength", 1e-12)
+        _number(self, "pixel_size", 1e-12)
+
+    @property
+    def cutoff(self) -> float:
+        """Optical cut-off 2 NA / λ, cycles per pixel of the given image."""
+        return 2 * self.numerical_aperture / self.wavelength * self.pixel_size
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """The search for a kernel of motion, which goes before the restoration proper ("smc").
 
@@ -234,9 +319,11 @@ class Settings:
     ----------
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
-    method : image restorer.
-    kernel_family : family that kernels are sampled from; "auto" takes Gaussian ones, for optics:
-        data hardly tells a motion from a Gaussian of the same extent, so motion has to be named.
+    method : image restorer: "dip" fits an untrained network, "richardson-lucy" counts photons;
+        "auto" takes the latter for microscope images, see `choice`.
+    kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
+        images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
+        extent, so motion has to be named.
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
     preset : fills `iterations` and the configs below where they are None.
     iterations : image steps per plane, those of the kernel search not counted.
@@ -245,12 +332,14 @@ class Settings:
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
     precision : of the image network; everything else is float32 or better.
     seed : of every random draw.
-    rks, pke, search, dip : the numbers behind the method.
+    optics : what is known of the microscope; None finds it in the spectrum of the image.
+    noise : of the camera; None estimates it from the image.
+    rks, pke, search, dip, richardson_lucy : the numbers behind the methods.
     """
 
     scale: int | tuple[int, ...] = 2
     axes: str | None = None
-    method: Method = "dip"
+    method: Method = "auto"
     kernel_family: KernelFamilyName = "auto"
     kernel_size: int | tuple[int, ...] | None = None
     preset: PresetName = "balanced"
@@ -260,10 +349,13 @@ class Settings:
     device: str = "auto"
     precision: Precision = "auto"
     seed: int = 0
+    optics: OpticsConfig | None = None
+    noise: NoiseConfig | None = None
     rks: RKSConfig | None = None
     pke: PKEConfig | None = None
     search: SearchConfig | None = None
     dip: DIPConfig | None = None
+    richardson_lucy: RichardsonLucyConfig | None = None
 
     def __post_init__(self) -> None:
         scale = _checks.per_axis("scale", self.scale, 1, MAX_SCALE)
@@ -292,15 +384,23 @@ class Settings:
                 raise TypeError(f"{name}: expected {kind.__name__} or None; got {value!r}")
 
     def resolve(self) -> "Settings":
-        """Return settings with everything that the preset decides filled in."""
+        """Return settings with everything that the preset decides filled in.
+
+        What is "auto" needs an image to be decided, see `choice`; a method that still is counts as
+        "dip".
+        """
         preset = _PRESETS[self.preset]
+        method: Method = "dip" if self.method == "auto" else self.method
+        counting = method == "richardson-lucy"
         return replace(
             self,
-            iterations=self.iterations or preset.iterations,
+            method=method,
+            iterations=self.iterations or (_EM_STEPS if counting else preset.iterations),
             rks=self.rks or preset.rks,
             pke=self.pke or preset.pke,
             search=self.search or preset.search,
             dip=self.dip or preset.dip,
+            richardson_lucy=self.richardson_lucy or preset.richardson_lucy,
         )
 
     def scales(self, ndim: int) -> tuple[int, ...]:
@@ -328,11 +428,16 @@ class Settings:
 
 
 _CONFIGS: dict[str, type] = {
+    "optics": OpticsConfig,
+    "noise": NoiseConfig,
     "rks": RKSConfig,
     "pke": PKEConfig,
     "search": SearchConfig,
     "dip": DIPConfig,
+    "richardson_lucy": RichardsonLucyConfig,
 }
+# Richardson–Lucy ends by itself; this many at most.
+_EM_STEPS = 100
 # LR samples: more than any plane has.
 _ALL_SITES = 10**9
 
@@ -344,6 +449,7 @@ class _Preset:
     pke: PKEConfig = field(default_factory=PKEConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     dip: DIPConfig = field(default_factory=DIPConfig)
+    richardson_lucy: RichardsonLucyConfig = field(default_factory=RichardsonLucyConfig)
 
 
 _PRESETS = {

@@ -109,9 +109,13 @@ class Degradation:
 
     def adjoint(self, residual: Tensor, kernel: Tensor) -> Tensor:
         """Return A^T r: (..., *lr_shape) to (..., *domain_shape)."""
+        return self.adjoint_by(self.transfer(kernel), residual)
+
+    def adjoint_by(self, transfer: Tensor, residual: Tensor) -> Tensor:
+        """Return A^T r for the kernel of this `transfer`, which may serve many residuals."""
         raised = residual.new_zeros(*residual.shape[: -self.ndim], *self._fft_shape)
         raised[self._sites] = residual
-        spectrum = torch.fft.rfftn(raised, dim=self._axes) * self.transfer(kernel).conj()
+        spectrum = torch.fft.rfftn(raised, dim=self._axes) * transfer.conj()
         image = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
         return _window(image, (0,) * self.ndim, self.domain_shape)
 

@@ -25,12 +25,14 @@ class RestorerStep(NamedTuple):
     estimate : the image to hand out, on the HR frame.
     loss : the restorer's own objective, a scalar.
     residual : root mean square of y - (x * k)↓s, normalised intensity, a scalar.
+    done : whether further steps would make the estimate worse; the run is then complete.
     """
 
     image: Tensor
     estimate: Tensor
     loss: Tensor
     residual: Tensor
+    done: bool = False
 
 
 class ImageRestorer(Protocol):
@@ -95,7 +97,7 @@ def alternate(
         count = min(block, kernel_every - step % kernel_every, n_steps - step)
         taken = [restorer.step(kernel) for _ in range(count)]
         image = taken[-1].image
-        for (_, estimate, _, _), (loss, residual) in zip(taken, _numbers(taken), strict=True):
+        for (_, estimate, _, _, done), (loss, residual) in zip(taken, _numbers(taken), strict=True):
             step += 1
             smallest = max(min(smallest, residual), _EXACT)
             if not (math.isfinite(loss + residual) and residual <= _EXPLOSION * smallest):
@@ -104,9 +106,11 @@ def alternate(
                     step, n_steps, good.image, good.kernel, good.loss, good.residual, Stop.DIVERGED
                 )
                 return
-            stop = Stop.COMPLETED if step == n_steps else Stop.RUNNING
+            stop = Stop.COMPLETED if done or step == n_steps else Stop.RUNNING
             previous = State(step, n_steps, estimate, kernel, loss, residual, stop)
             yield previous
+            if done:
+                return
 
 
 def _numbers(steps: list[RestorerStep]) -> list[tuple[float, float]]:

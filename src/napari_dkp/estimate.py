@@ -12,6 +12,7 @@ import torch
 from napari_dkp.config import PKEConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
+from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.stack import guess_axes
 
@@ -139,8 +140,8 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     data = torch.rand(channels, *lr_shape, generator=generator).to(device)
     warm_up_steps = settings.pke.warm_up if settings.pke else 0
     pke = replace(settings.pke or PKEConfig(), warm_up=_PROBE_WARM_UP)
-    parts = Parts(model, data, (0.0, 1.0), replace(settings, pke=pke))
-    make_prior = parts.motion_prior if search_rounds(settings) else parts.prior
+    parts = Parts(model, data, (0.0, 1.0), Noise(0.01, 0.0), replace(settings, pke=pke))
+    make_prior = parts.search_prior if search_rounds(settings) else parts.prior
     prior = make_prior(generator)
     fresh = [prior, make_prior(generator)]
     kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
@@ -167,12 +168,26 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         search_seconds=search_seconds,
         kernel_seconds=kernel_seconds,
         warm_up_seconds=warm_up * warm_up_steps / _PROBE_WARM_UP,
-        # What the backward pass needs, half as much again for its own temporaries, and what lies
-        # idle where blocks do not fit into one another's places.
-        bytes=round(1.8 * sum(saved.values())),
+        bytes=_bytes(saved, channels * math.prod(model.domain_shape)),
     )
 
 
+def _bytes(saved: dict[int, int], values: int) -> int:
+    """Return the memory at the peak, from what a backward pass keeps, by address, if there is one.
+
+    Parameters
+    ----------
+    values : of the restored image.
+    """
+    if not saved:
+        return _COUNTING_BYTES * values
+    # Half as much again for its own temporaries, and what lies idle where blocks do not fit into
+    # one another's places.
+    return round(1.8 * sum(saved.values()))
+
+
+# Richardson–Lucy: two images, their Hessians and duals, and temporaries of these.
+_COUNTING_BYTES = 300
 _PROBE_SIDE = 128
 _PROBE_WARM_UP = 3
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.

@@ -263,6 +263,7 @@ def write(
         "seconds": round(restoration.seconds, 3),
         "stop": restoration.stop.name.lower(),
         "steps": restoration.steps,
+        "choice": restoration.choice,
         "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
         "pixel_size": {**pixel_size.sizes, "unit": pixel_size.unit},
     }

@@ -6,9 +6,9 @@ from torch import Generator, Tensor
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.engine import KernelPrior
+from napari_dkp.families import families
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_sampling import make_sampler
-from napari_dkp.kernels import families
 
 
 class DynamicKernelPrior:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from napari_dkp.config import RKSConfig
 from napari_dkp.degradation import GramStatistics
-from napari_dkp.kernels import KernelFamily
+from napari_dkp.families import KernelFamily
 
 
 class KernelSampler(Protocol):

@@ -14,20 +14,25 @@ from torch import Generator as RandomGenerator
 from torch import Tensor
 
 from napari_dkp import engine, memory
-from napari_dkp.config import MOTION_FAMILIES, DIPConfig, Settings
+from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
+from napari_dkp.noise import Noise
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.restorers.networks import finest_channels
+from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
+from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
+from napari_dkp.trials import try_optics
 
 
 def fit(
     model: Degradation,
     data: Tensor,
     bounds: tuple[float, float],
+    noise: Noise,
     settings: Settings,
     kernel: np.ndarray | None = None,
 ) -> engine.StateGenerator[Tensor]:
@@ -38,6 +43,7 @@ def fit(
     model : forward model of the plane.
     data : LR plane in normalised intensity on its device, shape (C, h, w).
     bounds : lowest and highest intensity of the restored image, normalised.
+    noise : of the data, normalised.
     settings : resolved settings.
     kernel : known PSF, float32, shape model.kernel_shape; None for a blind run.
 
@@ -45,7 +51,7 @@ def fit(
     ------
     A state per image step, numbered over the search and the restoration proper.
     """
-    parts = Parts(model, data, bounds, settings)
+    parts = Parts(model, data, bounds, noise, settings)
     with parts.kept_memory():
         # Its frame, with all that takes memory, is gone before the memory is given back.
         yield from _fit(parts, settings, model.upsample(data), kernel)
@@ -66,7 +72,7 @@ def _fit(
         prior = KnownKernel(torch.from_numpy(kernel).to(start.device))
     elif rounds:
         scout = partial(parts.scout, generator=generator)
-        search = KernelSearch(parts.motion_prior(generator), scout, start, rounds, every)
+        search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
         found = yield from search.run(n_steps)
         if found is None:
             return
@@ -81,17 +87,28 @@ class Parts:
     """What restores one plane, made as its settings say; parameters as of `fit`."""
 
     def __init__(
-        self, model: Degradation, data: Tensor, bounds: tuple[float, float], settings: Settings
+        self,
+        model: Degradation,
+        data: Tensor,
+        bounds: tuple[float, float],
+        noise: Noise,
+        settings: Settings,
     ) -> None:
         if not (
             settings.rks
             and settings.pke
             and settings.search
             and settings.dip
+            and settings.richardson_lucy
             and settings.iterations
         ):
             raise ValueError("settings: expected resolved settings; got some with open fields")
         self.rks = settings.rks
+        self._counts_photons = settings.method == "richardson-lucy"
+        self._noise = noise
+        self._optics = settings.optics
+        self._seed = settings.seed
+        self._richardson_lucy = settings.richardson_lucy
         self.n_steps = settings.iterations
         self._model = model
         self._data = data
@@ -102,31 +119,35 @@ class Parts:
         self._dip = settings.dip
         self._precision = resolve_precision(settings.precision, data.device)
 
-    def restorer(self, generator: RandomGenerator) -> DIPRestorer:
+    def restorer(self, generator: RandomGenerator) -> engine.ImageRestorer:
         """Return the restorer of the image that is handed out."""
-        return self._make_restorer(self._dip, self.n_steps, generator)
+        if self._counts_photons:
+            return self._make_counting(generator)
+        return self._make_dip(self._dip, self.n_steps, generator)
 
     def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
         """Return a fresh kernel prior for that image."""
-        sampler, family = self.rks.sampler, self._family
-        if sampler == "smc" and family == "auto":
-            family = "gaussian"
-        prior = DynamicKernelPrior(self._model, self._data, family, self.rks, self._pke, generator)
-        return prior if sampler == "paper" else StandingKernel(prior, self.rks.updates)
+        prior = self._make_prior(generator)
+        return prior if self.rks.sampler == "paper" else StandingKernel(prior, self.rks.updates)
 
-    def scout(self, n_steps: int, generator: RandomGenerator) -> DIPRestorer:
-        """Return a small restorer for the search that leaves out a share of the samples.
+    def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
+        """Return a restorer for the search: of a motion, a small network.
 
-        It has no gradient prior: that would flatten the image, which narrows the kernel.
+        It does not see a share of the samples, and has no gradient prior: that would flatten the
+        image, which narrows the kernel.
         """
+        if self._counts_photons:
+            return self._make_counting(generator)
         search = self._search
         shape = self._data.shape[-2:]
         seen = torch.rand(shape, generator=generator) >= search.left_out
         small = replace(self._dip, network="light", channels=search.channels, gradient_weight=0.0)
-        return self._make_restorer(small, n_steps, generator, seen.to(self._data.device))
+        return self._make_dip(small, n_steps, generator, seen.to(self._data.device))
 
-    def motion_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
+    def search_prior(self, generator: RandomGenerator) -> engine.KernelPrior:
         """Return a fresh kernel prior for the search."""
+        if self._family not in MOTION_FAMILIES:
+            return self._make_prior(generator)
         search = self._search
         return DynamicKernelPrior(
             self._model,
@@ -146,7 +167,36 @@ class Parts:
         values = finest_channels(self._dip) * math.prod(self._model.domain_shape)
         return memory.kept(_BYTES_PER_VALUE * values if on_cpu else 0)
 
-    def _make_restorer(
+    def _make_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
+        rks, pke, family = self.rks, self._pke, self._family
+        if rks.sampler == "smc" and family == "auto":
+            family = "gaussian"
+        if family in OPTICS_FAMILIES and rks.cutoff is None:
+            rks = self._with_optics(rks)
+        if self._counts_photons:
+            # Its image is cut off before it is sharp, and a kernel that makes up for that too
+            # narrow: what the image says of the kernel counts little beside what is known of it.
+            rks = replace(rks, confidence=min(rks.confidence, _COUNTING_CONFIDENCE))
+            pke = replace(pke, data_weight=0.0)
+        return DynamicKernelPrior(self._model, self._data, family, rks, pke, generator)
+
+    def _with_optics(self, rks: RKSConfig) -> RKSConfig:
+        """Find the optics in the data; what is known of them says where to look."""
+        scale = math.prod(self._model.scale) ** (1 / self._model.ndim)
+        expected = usual_cutoff(scale)
+        if self._optics is not None:
+            expected = Cutoff(self._optics.cutoff / scale, _STATED_SPREAD)
+        plane = self._data.cpu().double().numpy()
+        cutoff = find_cutoff(plane, self._model.scale, self._noise, expected)
+        optics = try_optics(self._model, self._data, self._noise, cutoff, rks.damping, self._seed)
+        return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
+
+    def _make_counting(self, generator: RandomGenerator) -> RichardsonLucyRestorer:
+        return RichardsonLucyRestorer(
+            self._model, self._data, self._noise, self._richardson_lucy, generator
+        )
+
+    def _make_dip(
         self,
         config: DIPConfig,
         n_steps: int,
@@ -165,14 +215,28 @@ class Parts:
         )
 
 
+# Of the logarithm of a cut-off that follows from a numerical aperture and a wavelength: real
+# objectives pass less than they say.
+_STATED_SPREAD = 0.1
+# Nats, see `RKSConfig.confidence`.
+_COUNTING_CONFIDENCE = 1.0
 # Of the largest tensors: float32 even where convolutions are bfloat16.
 _BYTES_PER_VALUE = 4
 
 
 def search_rounds(settings: Settings) -> list[Round]:
-    """Return the rounds of the kernel search, per plane; none where the kernel is optics'."""
+    """Return the rounds of the kernel search, per plane; none where image and kernel form at once.
+
+    Richardson–Lucy soon has an image, which adds noise where it goes on: it starts anew under the
+    kernel that is found.
+    """
     if not (settings.rks and settings.search and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
+    if settings.method == "richardson-lucy":
+        return list(_COUNTING_ROUNDS)
     if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
         return []
     return plan(settings.search, settings.iterations, settings.rks.every)
+
+
+_COUNTING_ROUNDS = (Round(20, 5, 5),)

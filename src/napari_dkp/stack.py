@@ -14,21 +14,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from napari_dkp import _checks
+from napari_dkp.choice import choose
 from napari_dkp.config import (
     Boundary,
     DIPConfig,
     KernelFamilyName,
     Method,
+    NoiseConfig,
+    OpticsConfig,
     Phase,
     PKEConfig,
     Precision,
     PresetName,
+    RichardsonLucyConfig,
     RKSConfig,
     SearchConfig,
     Settings,
 )
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
+from napari_dkp.noise import of_plane as noise_of
 from napari_dkp.plane import fit, search_rounds
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 
@@ -48,6 +53,7 @@ class Run:
     Attributes
     ----------
     settings : resolved settings, axes filled in.
+    choice : in words, what "auto" took for this image and why; empty where nothing was "auto".
     device : torch.device in use.
     n_planes, n_steps : planes, and image steps over all of them.
 
@@ -64,7 +70,6 @@ class Run:
         _checks.axes("axes", axes, len(image.shape))
         if 0 in image.shape:
             raise ValueError(f"image: expected at least one pixel; got shape {tuple(image.shape)}")
-        self.settings = replace(settings, axes=axes).resolve()
         self.device = resolve_device(settings.device)
         self._image = image
         self._spatial = tuple(axes.index(letter) for letter in "YX")
@@ -72,6 +77,17 @@ class Run:
         plane_axes = [letter for letter in axes if letter not in "TZ"]
         # Where C (if any), Y and X are in a plane.
         self._order = [plane_axes.index(letter) for letter in "CYX" if letter in plane_axes]
+        shape = tuple(image.shape[axis] for axis in self._looped)
+        self._planes = list(np.ndindex(*shape))
+        self.n_planes = len(self._planes)
+        self._check_values(image)
+        choice = choose(
+            partial(self._read, self._planes[self.n_planes // 2]),
+            replace(settings, axes=axes),
+            known_kernel=kernel is not None,
+        )
+        self.choice = choice.reason
+        self.settings = choice.settings.resolve()
         self._scales = self.settings.scales(len(self._spatial))
         self._kernel: np.ndarray | None = None
         if kernel is not None:
@@ -86,9 +102,6 @@ class Run:
             self.settings.boundary,
         )
         _checks.not_smaller_than_kernel("image", lr_shape, self._scales, self._model.kernel_shape)
-        shape = tuple(image.shape[axis] for axis in self._looped)
-        self._planes = list(np.ndindex(*shape))
-        self.n_planes = len(self._planes)
         rounds = [] if kernel is not None else search_rounds(self.settings)
         search_steps = sum(each.steps for each in rounds)
         self._steps_per_plane = search_steps + (self.settings.iterations or 0)
@@ -99,14 +112,6 @@ class Run:
         self._history: list[float] = []
         self._search_history: list[float] = []
         self._seconds = 0.0
-        # Arrays in memory and single planes are checked now; lazy planes when they are read.
-        if isinstance(image, np.ndarray):
-            _checks.finite("image", image)
-        if self.n_planes == 1:
-            plane = self._read(self._planes[0])
-            _checks.finite("image", plane)
-            _checks.varying("image", plane)
-            _checks.within_float32("image", plane)
 
     def __iter__(self) -> Generator[State[np.ndarray], None, None]:
         """Run from the start; yield a state per image step."""
@@ -166,7 +171,18 @@ class Run:
             history=tuple(self._history or self._search_history),
             steps=self._steps,
             known_kernel=self._kernel is not None,
+            choice=self.choice,
         )
+
+    def _check_values(self, image: Any) -> None:
+        """Check arrays in memory and single planes now; lazy planes are when they are read."""
+        if isinstance(image, np.ndarray):
+            _checks.finite("image", image)
+        if self.n_planes == 1:
+            plane = self._read(self._planes[0])
+            _checks.finite("image", plane)
+            _checks.varying("image", plane)
+            _checks.within_float32("image", plane)
 
     def _restore_plane(
         self, plane: np.ndarray, index: tuple[int, ...], number: int
@@ -178,7 +194,8 @@ class Run:
             return
         scaling = _Scaling.of(plane)
         data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
-        for state in fit(self._model, data, scaling.bounds, self.settings, self._kernel):
+        own_noise = noise_of(plane, self.settings.noise).rescaled(scaling.low, scaling.range)
+        for state in fit(self._model, data, scaling.bounds, own_noise, self.settings, self._kernel):
             yield Unfetched.of(
                 partial(_fetched, state, scaling, self._order),
                 step=done + state.step,
@@ -267,7 +284,7 @@ def iter_restore(
     *,
     scale: int | tuple[int, ...] = 2,
     axes: str | None = None,
-    method: Method = "dip",
+    method: Method = "auto",
     kernel_family: KernelFamilyName = "auto",
     kernel_size: int | tuple[int, ...] | None = None,
     kernel: np.ndarray | None = None,
@@ -278,10 +295,13 @@ def iter_restore(
     device: str = "auto",
     precision: Precision = "auto",
     seed: int = 0,
+    optics: OpticsConfig | None = None,
+    noise: NoiseConfig | None = None,
     rks: RKSConfig | None = None,
     pke: PKEConfig | None = None,
     search: SearchConfig | None = None,
     dip: DIPConfig | None = None,
+    richardson_lucy: RichardsonLucyConfig | None = None,
 ) -> Iterator[State[np.ndarray]]:
     """Restore an image step by step: see every state, stop when satisfied.
 
@@ -290,7 +310,7 @@ def iter_restore(
     image : numpy, dask, zarr or torch array of integers or floats.
     kernel : known PSF in HR pixels, shape (K, K); None finds it.
     scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, rks, pke, search, dip : see `Settings`.
+precision, seed, optics, noise, rks, pke, search, dip, richardson_lucy : see `Settings`.
 
     Returns
     -------
@@ -321,10 +341,13 @@ precision, seed, rks, pke, search, dip : see `Settings`.
         device=device,
         precision=precision,
         seed=seed,
+        optics=optics,
+        noise=noise,
         rks=rks,
         pke=pke,
         search=search,
         dip=dip,
+        richardson_lucy=richardson_lucy,
     )
     return iter(Run(image, settings, kernel))
 

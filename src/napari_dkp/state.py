@@ -17,7 +17,7 @@ class Stop(Enum):
     """Why a run is where it is; the value is the sentence a user reads."""
 
     RUNNING = "The run is under way."
-    COMPLETED = "All steps were done."
+    COMPLETED = "The restoration is complete."
     CANCELLED = "The run was stopped before its last step; this is the last state."
     DIVERGED = "The fit diverged; this is the last state with finite values."
 
@@ -101,6 +101,7 @@ class Restoration:
         stopped in it; intensity units.
     steps : number of the last step, as in `State.step`: the search counts.
     known_kernel : True where the PSF was given and only the image was restored.
+    choice : in words, what "auto" took for this image and why; empty where nothing was "auto".
     """
 
     image: "np.ndarray"
@@ -113,3 +114,4 @@ class Restoration:
     history: tuple[float, ...]
     steps: int
     known_kernel: bool = False
+    choice: str = ""

@@ -3,9 +3,19 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from napari_dkp._napari.form import ENTRIES, Form
-from napari_dkp.config import PRESETS, DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import (
+    PRESETS,
+    DIPConfig,
+    NoiseConfig,
+    OpticsConfig,
+    PKEConfig,
+    RichardsonLucyConfig,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
 
-CONFIGS = (RKSConfig, PKEConfig, SearchConfig, DIPConfig)
+CONFIGS = (RKSConfig, PKEConfig, SearchConfig, DIPConfig, RichardsonLucyConfig)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -19,10 +29,10 @@ def test_a_form_asks_for_every_field_and_starts_at_its_default(qtbot, kind):
 def test_settings_are_asked_for_but_for_what_has_its_own_form(qtbot):
     form = Form(Settings, ENTRIES[Settings])
     qtbot.addWidget(form)
-    configs = {"rks", "pke", "search", "dip"}
+    configs = {"optics", "noise", "rks", "pke", "search", "dip", "richardson_lucy"}
     assert set(form.editors) == {f.name for f in fields(Settings)} - configs
     defaults = {name: getattr(Settings(), name) for name in form.editors}
-    assert {**form.values(), "iterations": None} == defaults
+    assert form.values() == defaults
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -31,8 +41,8 @@ def test_forms_hold_the_numbers_of_every_preset(qtbot, kind, preset):
     form = Form(kind)
     qtbot.addWidget(form)
     resolved = Settings(preset=preset).resolve()
-    configs = (resolved.rks, resolved.pke, resolved.search, resolved.dip)
-    config = next(config for config in configs if isinstance(config, kind))
+    values = (getattr(resolved, entry.name) for entry in fields(resolved))
+    config = next(value for value in values if isinstance(value, kind))
     form.set_values(config)
     assert kind(**form.values()) == config
 
@@ -56,6 +66,35 @@ def test_unusual_values_survive(qtbot):
     form.set_values(settings.resolve())
     expected = asdict(replace(settings, scale=3, kernel_size=15).resolve())
     assert form.values() == {name: expected[name] for name in form.editors}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        OpticsConfig(numerical_aperture=1.41, wavelength=525, pixel_size=62.6),
+        NoiseConfig(gain=0.25, offset=-3, read_noise=1.5),
+        NoiseConfig(gain=2.0),
+    ],
+)
+def test_what_is_not_known_makes_no_config(qtbot, config):
+    form = Form(type(config))
+    qtbot.addWidget(form)
+    assert form.config() is None
+    form.set_values(config)
+    assert form.config() == config
+    form.set_values(None)
+    assert form.config() is None
+
+
+def test_half_known_optics_count_as_unknown(qtbot):
+    form = Form(OpticsConfig)
+    qtbot.addWidget(form)
+    form.editors["wavelength"].setValue(525)
+    form.editors["pixel_size"].setValue(60)
+    assert form.config() is None
+    assert form.editors["numerical_aperture"].text() == "unknown"
+    form.editors["numerical_aperture"].setValue(1.2)
+    assert form.config() == OpticsConfig(numerical_aperture=1.2, wavelength=525, pixel_size=60)
 
 
 def test_nonsense_is_named(qtbot):

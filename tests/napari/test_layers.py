@@ -278,7 +278,8 @@ def test_snippet_names_only_what_differs(fake_run):
     )
     text = snippet(image)
     compile(text, "snippet", "exec")
-    assert "iterations" not in text and "dip" not in text
+    assert "iterations" not in text and "rks" not in text
+    assert "method='dip'" in text  # else it would be decided anew
     assert "region=((0, 20), (0, 20))" in text
     image, _ = restored(Image(picture(40, 40)), search=dkp.SearchConfig(rounds=2, steps=30))
     assert "search=dkp.SearchConfig(rounds=2, steps=30)," in snippet(image)

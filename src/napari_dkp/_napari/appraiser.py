@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from qtpy.QtCore import QObject, QTimer, Signal
 from superqt.utils import FunctionWorker
 
+from napari_dkp._napari.source import Source
 from napari_dkp.config import Settings
 
 _log = logging.getLogger(__name__)
@@ -36,18 +37,16 @@ class Appraiser(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._question: tuple[tuple[int, ...] | None, Settings, bool] | None = None
+        self._question: tuple[Source | None, Settings, bool] | None = None
         self._busy = False
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(_PATIENCE_MS)
         self._timer.timeout.connect(self._work)
 
-    def ask(
-        self, shape: tuple[int, ...] | None, settings: Settings, *, known_kernel: bool = False
-    ) -> None:
-        """Ask for the cost of a run on an array, or, without a shape, for the devices alone."""
-        self._question = shape, settings, known_kernel
+    def ask(self, source: Source | None, settings: Settings, *, known_kernel: bool = False) -> None:
+        """Ask for the cost of a run on a source, or, without one, for the devices alone."""
+        self._question = source, settings, known_kernel
         self._timer.start()
 
     def _work(self) -> None:
@@ -74,11 +73,10 @@ class Appraiser(QObject):
             self._timer.start()
 
 
-def appraise(
-    shape: tuple[int, ...] | None, settings: Settings, known_kernel: bool = False
-) -> Appraisal:
+def appraise(source: Source | None, settings: Settings, known_kernel: bool = False) -> Appraisal:
     """Return devices and cost; whatever is wrong with the question is the problem found."""
     try:
+        from napari_dkp.choice import choose
         from napari_dkp.device import (
             available_devices,
             describe_device,
@@ -93,11 +91,12 @@ def appraise(
             devices[name] = f"{describe_device(name)}, {size(free_memory(name))} free"
     except (ImportError, OSError, RuntimeError) as error:
         return Appraisal({}, problem=f"PyTorch could not be loaded: {error}")
-    if shape is None:
+    if source is None:
         return Appraisal(devices)
     try:
+        settings = choose(source.sample, settings, known_kernel=known_kernel).settings
         device = resolve_device(settings.device)
-        cost = estimate(shape, settings, device=str(device), known_kernel=known_kernel)
+        cost = estimate(source.shape, settings, device=str(device), known_kernel=known_kernel)
         free = free_memory(device)
     except (ValueError, TypeError, RuntimeError) as error:
         return Appraisal(devices, problem=str(error))

@@ -5,7 +5,7 @@ come from the dataclass.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from qtpy.QtCore import Signal
@@ -22,7 +22,17 @@ from qtpy.QtWidgets import (
 )
 from superqt import QLargeIntSpinBox
 
-from napari_dkp.config import MAX_SCALE, DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import (
+    MAX_SCALE,
+    DIPConfig,
+    NoiseConfig,
+    OpticsConfig,
+    PKEConfig,
+    RichardsonLucyConfig,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
 
 AUTOMATIC = "automatic"
 
@@ -36,6 +46,7 @@ class Entry:
     label : what stands before the field.
     tip : what it means, with the unit; shown while the pointer rests on it.
     low, high : range of a number.
+    unset : what stands in place of `low`, which then counts as no value at all.
     names : of the options of a choice, by value.
     """
 
@@ -43,6 +54,7 @@ class Entry:
     tip: str
     low: float = 0
     high: float = 2**31 - 1
+    unset: str | None = None
     names: dict[str, str] | None = None
 
 
@@ -60,15 +72,23 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "method": Entry(
             "Method",
-            "How the image is restored: by a network that is fitted to this image alone.",
-            names={"dip": "Deep image prior"},
+            "How the image is restored: by a network that is fitted to this image alone, or by "
+            "counting photons (seconds). Automatic counts photons in microscope images.",
+            names={
+                "auto": "Automatic",
+                "dip": "Deep image prior",
+                "richardson-lucy": "Richardson–Lucy",
+            },
         ),
         "kernel_family": Entry(
             "Blur",
-            "What blurred the image. Automatic takes optics; motion has to be named.",
+            "What blurred the image. Automatic tells microscopes from other optics; motion has to "
+            "be named.",
             names={
                 "auto": "Automatic",
                 "gaussian": "Optics, out of focus",
+                "airy": "Microscope",
+                "pupil": "Microscope, aberrated",
                 "line": "Straight motion",
                 "trajectory": "Camera shake",
             },
@@ -90,7 +110,11 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             },
         ),
         "iterations": Entry(
-            "Steps", "Steps per image plane, not counting the search for a motion.", 1, 1_000_000
+            "Steps",
+            "Steps per image plane, not counting the search for a kernel.",
+            0,
+            1_000_000,
+            unset=AUTOMATIC,
         ),
         "phase": Entry(
             "Pixel grid",
@@ -136,6 +160,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "gaussian_variance": Entry(
             "Optics range", "Smallest and largest variance, restored pixels squared."
         ),
+        "cutoff": Entry(
+            "Cut-off", "Optical cut-off of a microscope, cycles per restored pixel: low, high."
+        ),
+        "damping": Entry(
+            "Damping", "What a microscope's contrast at the cut-off is of the ideal: low, high."
+        ),
+        "aberration": Entry("Aberration", "Largest of each aberration, waves RMS.", 0, 0.5),
         "line_length": Entry("Motion length", "Shortest and longest motion, restored pixels."),
         "line_width": Entry("Motion width", "Sigma across the motion, restored pixels."),
         "path_extent": Entry("Shake extent", "Smallest and largest shake, restored pixels."),
@@ -212,6 +243,35 @@ ENTRIES: dict[type, dict[str, Entry]] = {
     },
 }
 
+ENTRIES[RichardsonLucyConfig] = {
+    "strength": Entry(
+        "Smoothness", "Weight of the penalty on ripple, which is noise; 0 leaves it out.", 0, 1e3
+    ),
+    "patience": Entry("Patience", "Steps without gain after which the run ends.", 1),
+}
+ENTRIES[OpticsConfig] = {
+    "numerical_aperture": Entry(
+        "Aperture (NA)", "Numerical aperture of the objective.", 0, 2, unset="unknown"
+    ),
+    "wavelength": Entry(
+        "Wavelength", "Of the light that the camera sees, nm.", 0, 1e6, unset="unknown"
+    ),
+    "pixel_size": Entry(
+        "Pixel size", "Of the image, in the specimen, nm.", 0, 1e9, unset="unknown"
+    ),
+}
+ENTRIES[NoiseConfig] = {
+    "gain": Entry(
+        "Gain",
+        "Intensity per photoelectron. Unknown: all three are estimated from the image.",
+        0,
+        1e9,
+        unset="estimated",
+    ),
+    "offset": Entry("Offset", "Intensity of a dark pixel.", -1e9, 1e9),
+    "read_noise": Entry("Read noise", "Standard deviation in the dark, intensity.", 0, 1e9),
+}
+
 
 class Form(QWidget):
     """Labelled editors for fields of a config dataclass.
@@ -231,11 +291,12 @@ class Form(QWidget):
         self.layout_ = form_layout(self)
         hints = get_type_hints(kind)
         defaults: dict[str, Any] = {entry.name: entry.default for entry in fields(kind)}
+        self._kind, self._defaults = kind, defaults
         self.editors: dict[str, Editor] = {}
         for name in defaults if names is None else names:
             entry = ENTRIES[kind][name]
             editor = make_editor(hints[name], entry)
-            editor.set_value(defaults[name])
+            show(editor, None if defaults[name] is MISSING else defaults[name])
             editor.setToolTip(entry.tip)
             editor.edited.connect(self.edited)
             self.editors[name] = editor
@@ -251,10 +312,32 @@ class Form(QWidget):
         """
         return {name: editor.value() for name, editor in self.editors.items()}
 
+    def config(self) -> Any:
+        """Return the config that the form says, or None if a value that it needs is not known.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Naming what cannot be used.
+        """
+        values = self.values()
+        if any(value is None and self._needed(name) for name, value in values.items()):
+            return None
+        return self._kind(**values)
+
+    def _needed(self, name: str) -> bool:
+        return self._defaults[name] is MISSING
+
     def set_values(self, config: Any) -> None:
-        """Show the values of a config; fields that this form does not ask for are passed over."""
+        """Show the values of a config; fields that this form does not ask for are passed over.
+
+        None shows that what a config needs is not known.
+        """
         for name, editor in self.editors.items():
-            editor.set_value(getattr(config, name))
+            if config is not None:
+                show(editor, getattr(config, name))
+            elif self._needed(name):
+                show(editor, None)
 
 
 class Choice(QComboBox):
@@ -316,7 +399,7 @@ class DeviceChoice(QComboBox):
 
 
 class Whole(QLargeIntSpinBox):
-    """An integer of any size; None, where a field may be None, counts as its preset's."""
+    """An integer of any size."""
 
     edited = Signal()
 
@@ -326,10 +409,29 @@ class Whole(QLargeIntSpinBox):
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.valueChanged.connect(self.edited)
 
+    def set_value(self, value: int) -> None:
+        """Show a number."""
+        self.setValue(value)  # type: ignore[no-untyped-call]
+
+
+class Count(QSpinBox):
+    """An integer, or None, for which the entry has a text."""
+
+    edited = Signal()
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__()
+        self.setRange(int(entry.low), int(entry.high))
+        self.setSpecialValueText(entry.unset or "")
+        self.valueChanged.connect(self.edited)
+
+    def value(self) -> int | None:  # type: ignore[override]
+        """Return the number; the smallest stands for None."""
+        return None if super().value() == self.minimum() else super().value()
+
     def set_value(self, value: int | None) -> None:
         """Show a number."""
-        shown = self.minimum() if value is None else value  # type: ignore[no-untyped-call]
-        self.setValue(shown)  # type: ignore[no-untyped-call]
+        self.setValue(self.minimum() if value is None else value)
 
 
 class Factor(QSpinBox):
@@ -371,7 +473,7 @@ class OddSize(QSpinBox):
 
 
 class Number(QDoubleSpinBox):
-    """A real number, written as short as it can be."""
+    """A real number, written as short as it can be, or None where the entry has a text for that."""
 
     edited = Signal()
 
@@ -380,15 +482,22 @@ class Number(QDoubleSpinBox):
         self.setDecimals(8)
         self.setRange(entry.low, entry.high)
         self.setStepType(QAbstractSpinBox.StepType.AdaptiveDecimalStepType)
+        self._unset = entry.unset
+        self.setSpecialValueText(entry.unset or "")
         self.valueChanged.connect(self.edited)
 
     def textFromValue(self, value: float) -> str:
         """Write 0.0002 and not 0.00020000."""
         return f"{value:.8g}"
 
-    def set_value(self, value: float) -> None:
+    def value(self) -> float | None:  # type: ignore[override]
+        """Return the number."""
+        number = super().value()
+        return None if self._unset is not None and number == self.minimum() else number
+
+    def set_value(self, value: float | None) -> None:
         """Show a number."""
-        self.setValue(value)
+        self.setValue(self.minimum() if value is None else value)
 
 
 class Switch(QCheckBox):
@@ -459,7 +568,12 @@ class Numbers(QLineEdit):
         self.setText("" if value is None else ", ".join(f"{number:g}" for number in value))
 
 
-Editor = Choice | DeviceChoice | Whole | Factor | OddSize | Number | Switch | Text | Numbers
+Editor = Choice | DeviceChoice | Whole | Count | Factor | OddSize | Number | Switch | Text | Numbers
+
+
+def show(editor: Any, value: Any) -> None:
+    """Show a value of the editor's own type."""
+    editor.set_value(value)
 
 
 def make_editor(hint: Any, entry: Entry) -> Editor:
@@ -473,8 +587,10 @@ def make_editor(hint: Any, entry: Entry) -> Editor:
         return Switch()
     if hint is float:
         return Number(entry)
-    if hint in (int, int | None):
+    if hint is int:
         return Whole(entry)
+    if hint == int | None:
+        return Count(entry)
     if options == {int, tuple[int, ...]}:
         return Factor(entry)
     if options == {int, tuple[int, ...], type(None)}:

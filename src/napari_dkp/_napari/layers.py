@@ -6,14 +6,14 @@ layer data tuples, `napari.layers.Layer.create(*entry)` makes a layer of each.
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_dkp import _checks
 from napari_dkp._napari.source import Bounds, Source, kernel_array, source_of
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import Settings
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
@@ -170,6 +170,7 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
         "seconds": result.seconds,
         "stop": result.stop.name,
         "steps": result.steps,
+        "choice": result.choice,
         "source": source.name,
         "region": source.region,
         "plane": source.plane,
@@ -193,7 +194,9 @@ def snippet(layer: "Image") -> str:
     """Return Python that repeats the run behind a result layer, for napari's console."""
     facts = _provenance_of(layer)
     settings = settings_from_layer(layer)
-    options = _differences(settings, Settings(preset=settings.preset).resolve())
+    # What was decided for that image is said, so that it is not decided anew.
+    usual = replace(Settings(preset=settings.preset).resolve(), method="auto")
+    options = _differences(settings, {f.name: getattr(usual, f.name) for f in fields(usual)})
     options["preset"] = repr(settings.preset)
     options["device"] = repr(facts["device"])
     if facts["region"] is not None:
@@ -220,15 +223,15 @@ def snippet(layer: "Image") -> str:
     )
 
 
-def _differences(settings: Any, base: Any) -> dict[str, str]:
+def _differences(settings: Any, base: dict[str, Any]) -> dict[str, str]:
     """Return as Python the fields that differ from `base`, nested configs included."""
     found = {}
     for entry in fields(settings):
-        value, usual = getattr(settings, entry.name), getattr(base, entry.name)
-        if value == usual:
+        value = getattr(settings, entry.name)
+        if value == base[entry.name]:
             continue
-        if isinstance(value, RKSConfig | PKEConfig | SearchConfig | DIPConfig):
-            inner = _differences(value, type(value)())
+        if is_dataclass(value):
+            inner = _differences(value, {field.name: field.default for field in fields(value)})
             arguments = ", ".join(f"{name}={text}" for name, text in inner.items())
             found[entry.name] = f"dkp.{type(value).__name__}({arguments})"
         else:

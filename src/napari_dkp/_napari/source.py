@@ -128,6 +128,17 @@ class Source:
         numbers = iter(plane)
         return tuple(next(numbers) if axis in "TZ" else slice(None) for axis in self.axes)
 
+    def sample(self) -> np.ndarray:
+        """Load the plane in the middle of the window, shape (C, Y, X)."""
+        where: list[slice | int] = [slice(*bounds) for bounds in self.window]
+        for position, axis in enumerate(self.axes):
+            if axis in "TZ":
+                where[position] = sum(self.window[position]) // 2
+        plane = self.colours(np.asarray(self.data[tuple(where)]))
+        kept = [axis for axis in self.axes if axis not in "TZ"]
+        plane = plane.transpose([kept.index(axis) for axis in "CYX" if axis in kept])
+        return plane if plane.ndim == 3 else plane[None]
+
     def read(self) -> np.ndarray:
         """Load the window into memory, the alpha of RGBA included."""
         return np.asarray(self.data[tuple(slice(*bounds) for bounds in self.window)])

@@ -33,7 +33,16 @@ from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import (
+    DIPConfig,
+    NoiseConfig,
+    OpticsConfig,
+    PKEConfig,
+    RichardsonLucyConfig,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
 from napari_dkp.state import Stop
 
 if TYPE_CHECKING:
@@ -41,11 +50,16 @@ if TYPE_CHECKING:
 
 BASIC = ("scale", "kernel_family", "method", "preset", "device")
 ADVANCED = ("iterations", "kernel_size", "axes", "phase", "boundary", "precision", "seed")
+KNOWN: dict[str, tuple[str, type]] = {
+    "optics": ("Microscope", OpticsConfig),
+    "noise": ("Camera noise", NoiseConfig),
+}
 CONFIGS = {
     "rks": ("Kernel sampling", RKSConfig),
     "pke": ("Kernel network", PKEConfig),
     "search": ("Search for motion", SearchConfig),
     "dip": ("Image network", DIPConfig),
+    "richardson_lucy": ("Richardson–Lucy", RichardsonLucyConfig),
 }
 _PROBLEM_STYLE = "color: #e5695f;"
 
@@ -87,6 +101,7 @@ class RestoreWidget(QWidget):
         )
         self.basic = Form(Settings, BASIC)
         self.advanced = Form(Settings, ADVANCED)
+        self.known = {name: Form(kind) for name, (_, kind) in KNOWN.items()}
         self.configs = {name: Form(kind) for name, (_, kind) in CONFIGS.items()}
         self.load = QPushButton("Load settings")
         self.load.setToolTip("Take over the settings of the selected result layer.")
@@ -118,15 +133,15 @@ class RestoreWidget(QWidget):
         ValueError, TypeError
             Naming what cannot be used.
         """
-        configs = {name: kind(**self.configs[name].values()) for name, (_, kind) in CONFIGS.items()}
+        configs = {name: form.config() for name, form in (self.known | self.configs).items()}
         return Settings(**self.basic.values(), **self.advanced.values(), **configs)
 
     def set_settings(self, settings: Settings) -> None:
         """Show settings."""
         resolved = settings.resolve()
-        self.basic.set_values(resolved)
-        self.advanced.set_values(resolved)
-        for name, form in self.configs.items():
+        self.basic.set_values(settings)
+        self.advanced.set_values(settings)
+        for name, form in (self.known | self.configs).items():
             form.set_values(getattr(resolved, name))
 
     def restore(self) -> None:
@@ -274,7 +289,7 @@ class RestoreWidget(QWidget):
         self._live.finish(ended.layers)
         self._plot(ended.residuals)
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
-        self._say(f"{Stop[facts['stop']].sentence} {took}")
+        self._say(" ".join((Stop[facts["stop"]].sentence, took, facts["choice"])).strip())
 
     def _fail(self, error: Exception) -> None:
         self._report(str(error) if isinstance(error, RunFailed) else f"The run failed: {error}")
@@ -377,7 +392,7 @@ class RestoreWidget(QWidget):
             self.estimate.setText(str(error))
             self.estimate.setStyleSheet(_PROBLEM_STYLE)
             return
-        self._appraiser.ask(source.shape, settings, known_kernel=kernel is not None)
+        self._appraiser.ask(source, settings, known_kernel=kernel is not None)
 
     def _show_appraisal(self, appraisal: Appraisal) -> None:
         self.basic.editors["device"].describe(appraisal.devices)  # type: ignore[union-attr]
@@ -389,7 +404,7 @@ class RestoreWidget(QWidget):
     def _fill_from_preset(self) -> None:
         preset = self.basic.editors["preset"].value()
         resolved = Settings(preset=preset).resolve()  # type: ignore[arg-type]
-        self.advanced.editors["iterations"].set_value(resolved.iterations)  # type: ignore[arg-type]
+        self.advanced.editors["iterations"].set_value(None)  # type: ignore[arg-type]
         for name, form in self.configs.items():
             form.set_values(getattr(resolved, name))
 
@@ -414,7 +429,7 @@ class RestoreWidget(QWidget):
         self.copy.clicked.connect(self.copy_snippet)
         self.draw.clicked.connect(self.draw_region)
         self.basic.editors["preset"].edited.connect(self._fill_from_preset)
-        forms = (self.basic, self.advanced, *self.configs.values())
+        forms = (self.basic, self.advanced, *self.known.values(), *self.configs.values())
         choices = (self.image, self.region, self.planes, self.kernel)
         parts: tuple[LayerCombo | Choice | Form, ...] = (*choices, *forms)
         for part in parts:
@@ -452,7 +467,8 @@ class RestoreWidget(QWidget):
         top = QVBoxLayout(self._form)
         top.setContentsMargins(0, 0, 0, 0)
         top.setSpacing(6)
-        for part in (choice, self._planes_row, self.basic, more):
+        known_parts = [_section(title, self.known[name]) for name, (title, _) in KNOWN.items()]
+        for part in (choice, self._planes_row, self.basic, *known_parts, more):
             top.addWidget(part)
         top.addStretch()
         scroll = QScrollArea()

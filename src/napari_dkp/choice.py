@@ -1,0 +1,82 @@
+"""What "auto" means for an image: which restorer and which kernels, and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from napari_dkp import noise
+from napari_dkp.config import MOTION_FAMILIES, KernelFamilyName, Method, Settings
+from napari_dkp.spectrum import reaches_noise
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings in which method and kernel family are no longer "auto".
+
+    Attributes
+    ----------
+    settings : of the run.
+    reason : what was chosen and why, a sentence or two for the user; empty where nothing was open.
+    """
+
+    settings: Settings
+    reason: str
+
+
+def choose(
+    sample: Callable[[], np.ndarray], settings: Settings, *, known_kernel: bool = False
+) -> Choice:
+    """Decide what is "auto" from one plane.
+
+    Microscopes sample finer than their optics resolve: the spectrum falls to the noise before the
+    sampling's limit. There, and only there, photons can be told from structure, and the shape of
+    the kernel is an Airy pattern.
+
+    Parameters
+    ----------
+    sample : returns one plane of the image, shape (C, h, w), in its own type; called only if
+        something is "auto".
+    settings : as given.
+    known_kernel : the run is given a PSF.
+    """
+    method, family = settings.method, settings.kernel_family
+    published = settings.preset == "paper" or (settings.rks and settings.rks.sampler == "paper")
+    if published:
+        return Choice(replace(settings, method="dip" if method == "auto" else method), "")
+    if "auto" not in (method, family):
+        return Choice(settings, "")
+    window = _middle(sample())
+    sampled = reaches_noise(window, noise.of_plane(window, settings.noise))
+    if method == "auto":
+        method = _method(sampled, family)
+    reasons = [_WHY[sampled], _METHODS[method]]
+    if family == "auto" and not known_kernel:
+        family = "airy" if sampled or settings.optics else "gaussian"
+        reasons.append(_FAMILIES[family])
+    return Choice(replace(settings, method=method, kernel_family=family), " ".join(reasons))
+
+
+def _method(sampled: bool, family: KernelFamilyName) -> Method:
+    return "richardson-lucy" if sampled and family not in MOTION_FAMILIES else "dip"
+
+
+def _middle(plane: np.ndarray) -> np.ndarray:
+    """Return the middle of a large plane, which says as much."""
+    rows, columns = ((n - min(n, _WINDOW)) // 2 for n in plane.shape[1:])
+    return plane[:, rows : rows + _WINDOW, columns : columns + _WINDOW].astype(np.float64)
+
+
+_WINDOW = 512
+_WHY = {
+    True: "The image is sampled more finely than its optics resolve, as microscope images are.",
+    False: "The image holds detail up to the limit of its sampling, as photographs do.",
+}
+_METHODS = {
+    "dip": "It is restored by an untrained network (dip).",
+    "richardson-lucy": "It is restored by Richardson–Lucy steps, which count photons.",
+}
+_FAMILIES = {
+    "airy": "Kernels are sought among Airy patterns (airy).",
+    "gaussian": "Kernels are sought among Gaussians (gaussian).",
+}

@@ -1,0 +1,141 @@
+"""Noise of a camera: photons that are counted, and an amplifier that reads them (Poisson–Gaussian).
+
+A pixel of mean m, in intensity units, has the variance v(m) = gain · m + intercept. With an offset
+μ and a read noise σ the intercept is σ² - gain · μ: of one image alone, offset and read noise are
+not told apart, and a likelihood needs only their sum. In *counts* n = (y + intercept / gain) / gain
+the variance equals the mean, so that n is Poisson to its first two moments, read noise included
+(shifted Poisson; Snyder, Hammoud and White 1993).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import convolve1d, gaussian_filter
+from torch import Generator, Tensor
+
+from napari_dkp.config import NoiseConfig
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variance as a line in the mean.
+
+    Attributes
+    ----------
+    gain : intensity units per count, positive.
+    intercept : variance at intensity zero, intensity units squared; below zero with an offset.
+    """
+
+    gain: float
+    intercept: float
+
+    def variance(self, mean: np.ndarray) -> np.ndarray:
+        """Return the variance at a mean intensity, never negative."""
+        return np.maximum(self.gain * mean + self.intercept, 0.0)
+
+    def counts(self, data: Tensor) -> Tensor:
+        """Return data as counts, whose variance is their mean; never negative."""
+        return (data / self.gain + self.intercept / self.gain**2).clamp_min(0)
+
+    def intensity(self, counts: Tensor) -> Tensor:
+        """Undo `counts`."""
+        return self.gain * counts - self.intercept / self.gain
+
+    def rescaled(self, low: float, span: float) -> "Noise":
+        """Return the same noise for data (y - low) / span."""
+        return Noise(self.gain / span, (self.intercept + self.gain * low) / span**2)
+
+
+def split(counts: Tensor, generator: Generator) -> Tensor:
+    """Deal each count to one of two halves by the toss of a coin.
+
+    Halves of Poisson counts are Poisson and independent (binomial thinning): what one half's fit
+    says of the other is not told by noise.
+
+    Returns
+    -------
+    Tensor, shape (2, *counts.shape), whole numbers; their sum is that of the rounded counts.
+    """
+    whole = counts.round().cpu()
+    first = torch.binomial(whole, torch.full_like(whole, 0.5), generator=generator)
+    return torch.stack([first, whole - first]).to(counts.device)
+
+
+def of_plane(plane: np.ndarray, config: NoiseConfig | None) -> Noise:
+    """Return the noise that a user states, or else what `estimate` says."""
+    if config is None:
+        return estimate(plane)
+    return Noise(config.gain, config.read_noise**2 - config.gain * config.offset)
+
+
+def estimate(plane: np.ndarray) -> Noise:
+    """Estimate the noise from one plane: the line through variances of pixels of like brightness.
+
+    What no optics passes is noise: the fourth difference along every axis at once takes away all
+    that is smooth over two pixels or so. Medians keep edges out of it.
+
+    Parameters
+    ----------
+    plane : shape (C, h, w), at least 16 pixels along each spatial axis; smaller ones, and planes
+        of no noise at all, get a small Gaussian noise.
+
+    Returns
+    -------
+    Noise, with a gain and a standard deviation no smaller than what float32 data can show; for a
+    plane without contrast any.
+    """
+    plane = plane.astype(np.float64)
+    span = float(plane.max() - plane.min())
+    floor = (_LEAST_NOISE * span) ** 2
+    if span == 0:
+        return Noise(1.0, 1.0 - float(plane.min()))
+    if min(plane.shape[1:]) < _SMALLEST:
+        return _with_floors(Noise(0.0, floor), plane.min(), plane.max(), floor)
+    means, variances = _mean_variance(plane)
+    # The spread of an estimated variance is in proportion to it.
+    weights = 1 / np.maximum(variances, floor)
+    gain = 0.0
+    if np.ptp(means) > _LEAST_RANGE * span:
+        gain, intercept = np.polyfit(means, variances, 1, w=weights)
+    if gain <= 0:
+        gain, intercept = 0.0, float(np.average(variances, weights=weights))
+    return _with_floors(Noise(float(gain), float(intercept)), means[0], means[-1], floor)
+
+
+def _mean_variance(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of some groups of pixels of like brightness, and their noise variance."""
+    rough, level = plane, plane
+    for axis in (1, 2):
+        rough = convolve1d(rough, _FOURTH_DIFFERENCE, axis)
+        # The mean that goes with the variance of what the line above makes of noise.
+        level = convolve1d(level, _FOURTH_DIFFERENCE**2, axis)
+    smooth = gaussian_filter(plane, (0, 2.0, 2.0))
+    inside = (slice(None), slice(2, -2), slice(2, -2))
+    rough, level, smooth = (image[inside].ravel() for image in (rough, level, smooth))
+    groups = np.array_split(np.argsort(smooth), max(2, min(_GROUPS, smooth.size // 100)))
+    means = np.array([level[group].mean() for group in groups])
+    deviations = np.array([np.median(np.abs(rough[group])) for group in groups])
+    return means, (deviations / _MEDIAN_OF_HALF_NORMAL) ** 2
+
+
+def _with_floors(noise: Noise, low: float, high: float, floor: float) -> Noise:
+    """Keep the variance positive from `low` to `high`, and the gain large: counts are finite."""
+    gain, intercept = noise.gain, max(noise.intercept, floor - noise.gain * low)
+    # Gaussian noise of one variance: counts so many that it grows by a tenth over the plane.
+    least = _LEAST_GROWTH * (gain * low + intercept) / (high - low) if high > low else 1.0
+    if gain < least:
+        intercept += (gain - least) * 0.5 * (low + high)
+        gain = least
+    return Noise(gain, intercept)
+
+
+_FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
+_MEDIAN_OF_HALF_NORMAL = 0.6745
+_GROUPS = 24
+_SMALLEST = 16
+# Standard deviation, as a share of the plane's range.
+_LEAST_NOISE = 1e-3
+_LEAST_GROWTH = 0.1
+# Of the plane's range: brightness so much alike tells nothing of a gain.
+_LEAST_RANGE = 1e-3

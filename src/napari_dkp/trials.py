@@ -1,0 +1,136 @@
+"""Trials of a microscope's optics: who restores one half of the photons best foretells the other.
+
+A kernel that is sought in the very image it has formed confirms itself; photons that the image has
+not seen are nobody's witness. What a trial costs, Richardson–Lucy can pay.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from napari_dkp import engine
+from napari_dkp.config import Interval, RichardsonLucyConfig
+from napari_dkp.degradation import Degradation
+from napari_dkp.kernel_prior import KnownKernel
+from napari_dkp.noise import Noise
+from napari_dkp.optics import airy
+from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
+from napari_dkp.spectrum import Cutoff
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Where trials leave the parameters of an Airy pattern.
+
+    Attributes
+    ----------
+    cutoff : interval of the optical cut-off, cycles per HR pixel.
+    damping : interval of the transfer function's factor at the cut-off.
+    """
+
+    cutoff: Interval
+    damping: Interval
+
+
+def try_optics(
+    model: Degradation,
+    data: Tensor,
+    noise: Noise,
+    cutoff: Cutoff,
+    damping: Interval,
+    seed: int,
+) -> Optics:
+    """Try Airy patterns on a piece of a plane.
+
+    Parameters
+    ----------
+    model : forward model of the plane, two spatial axes.
+    data : y in normalised intensity, shape (C, h, w).
+    noise : of that data.
+    cutoff : of the optics, as the spectrum has it.
+    damping : lowest and highest to be tried.
+    seed : of the photons' halves: the same for all, so that only kernels differ.
+
+    Returns
+    -------
+    Optics, about one posterior standard deviation to either side of the mean.
+    """
+    window = _liveliest(data)
+    piece = data[(slice(None), *window)]
+    model = replace(model, lr_shape=tuple(piece.shape[1:]))
+    spread = min(max(cutoff.spread, _LEAST_SPREAD), _LARGEST_SPREAD)
+    offsets = spread * torch.tensor(_OFFSETS, dtype=torch.float64)
+    dampings = torch.linspace(damping[1], damping[0], _N_DAMPINGS, dtype=torch.float64)
+    score = torch.empty(len(offsets), len(dampings), dtype=torch.float64)
+    longest = 0
+    for row, offset in enumerate(offsets):
+        kernels = airy(
+            (cutoff.frequency * offset.exp()).expand(len(dampings)).to(data),
+            dampings.to(data),
+            model.kernel_shape,
+            model.kernel_centre,
+        )
+        for column, kernel in enumerate(kernels):
+            deviance, steps = _deviance(model, piece, noise, kernel, seed)
+            score[row, column] = deviance
+            longest = max(longest, steps)
+    # Where noise sets an end to the first few steps, a kernel only smooths, and wide ones do best.
+    trust = _TRUST * min(1.0, (longest / _TELLING_STEPS) ** 4)
+    log_weight = -trust * piece.numel() * (score - score.min())
+    log_weight = log_weight - 0.5 * (offsets / cutoff.spread)[:, None] ** 2
+    weight = torch.softmax(log_weight.flatten(), 0).reshape(score.shape)
+    shift, width = _moments(offsets, weight.sum(1))
+    level, breadth = _moments(dampings, weight.sum(0))
+    low, high = damping
+    return Optics(
+        (
+            cutoff.frequency * math.exp(shift - width),
+            min(cutoff.frequency * math.exp(shift + width), 1.0),
+        ),
+        (max(level - breadth, low), min(level + breadth, high)),
+    )
+
+
+def _deviance(
+    model: Degradation, piece: Tensor, noise: Noise, kernel: Tensor, seed: int
+) -> tuple[float, int]:
+    """Return the least deviance of held-out photons under a kernel, and after how many steps."""
+    generator = Generator().manual_seed(seed)
+    restorer = RichardsonLucyRestorer(model, piece, noise, _PLAIN, generator)
+    states = engine.alternate(restorer, KnownKernel(kernel), model.upsample(piece), _STEPS)
+    return min((state.loss, state.step) for state in states)
+
+
+def _moments(values: Tensor, weights: Tensor) -> tuple[float, float]:
+    mean = (values * weights).sum()
+    return float(mean), float((weights * (values - mean) ** 2).sum().sqrt())
+
+
+def _liveliest(data: Tensor) -> tuple[slice, ...]:
+    """Return the window of at most _WINDOW² samples in which data varies most."""
+    sides = tuple(min(n, _WINDOW) for n in data.shape[1:])
+    starts = [
+        np.unique(np.linspace(0, n - side, 1 + math.ceil((n - side) / (_WINDOW // 2)), dtype=int))
+        for n, side in zip(data.shape[1:], sides, strict=True)
+    ]
+    windows = [
+        tuple(
+            slice(int(first), int(first) + side) for first, side in zip(corner, sides, strict=True)
+        )
+        for corner in np.array(np.meshgrid(*starts, indexing="ij")).reshape(2, -1).T
+    ]
+    return max(windows, key=lambda window: float(data[(slice(None), *window)].var()))
+
+
+_WINDOW = 192
+_STEPS = 250
+_PLAIN = RichardsonLucyConfig(strength=0.0, patience=6)
+_OFFSETS = (-1.2, 0.0, 1.2)
+_N_DAMPINGS = 3
+_LEAST_SPREAD, _LARGEST_SPREAD = 0.04, 0.15
+_TELLING_STEPS = 25
+# Of the likelihood of held-out photons: an image that is cut off early has errors of its own.
+_TRUST = 0.02

@@ -1,0 +1,203 @@
+"""The noise estimate against simulated cameras, and counts against what Poisson noise is."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from napari_dkp.config import NoiseConfig
+from napari_dkp.noise import Noise, estimate, of_plane, split
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def points(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
+    sparse = (rng.random(shape) < 0.02) * rng.exponential(1, shape)
+    blurred = gaussian_filter(sparse, (0, sigma, sigma))
+    return blurred / blurred.max()
+
+
+def scene(seed: int = 0, channels: int = 1, sigma: float = 2.0) -> np.ndarray:
+    """Small and large bright spots over a background, from 0.1 to 1.1."""
+    rng = np.random.default_rng(seed)
+    shape = (channels, 256, 256)
+    light = points(rng, shape, sigma) + points(rng, shape, 12.0)
+    return 0.1 + (light - light.min()) / np.ptp(light)
+
+
+def recorded(
+    mean: np.ndarray, gain: float, offset: float, read: float, seed: int = 7
+) -> np.ndarray:
+    """Mean photon numbers as a camera with Poisson and read noise has them."""
+    rng = np.random.default_rng(seed)
+    return gain * rng.poisson(mean) + offset + rng.normal(0, read, mean.shape)
+
+
+CAMERAS = [
+    (1.0, 0.0, 0.0, 400),
+    (2.3, 100.0, 3.0, 200),
+    (0.4, -50.0, 5.0, 1000),
+    (7.0, 1000.0, 1.0, 60),
+    (3.0, 100.0, 30.0, 500),
+    (1.0, 0.0, 0.0, 30),
+]
+
+
+@pytest.mark.parametrize(("gain", "offset", "read", "photons"), CAMERAS)
+def test_estimate_recovers_gain_and_variance_of_a_camera(gain, offset, read, photons):
+    gains, ratios = [], []
+    for seed in range(4):
+        mean = photons * scene(seed)
+        found = estimate(recorded(mean, gain, offset, read, seed))
+        light = np.quantile(mean, [0.02, 0.5, 0.98])
+        gains.append(found.gain / gain)
+        ratios.append(found.variance(gain * light + offset) / (gain**2 * light + read**2))
+    np.testing.assert_allclose(gains, 1, atol=0.25)
+    np.testing.assert_allclose(np.mean(gains), 1, atol=0.1)
+    np.testing.assert_allclose(ratios, 1, atol=0.25)
+    np.testing.assert_allclose(np.mean(ratios, 0), 1, atol=0.1)
+
+
+def test_estimate_takes_all_channels_together():
+    mean = 300 * scene(channels=3)
+    found = estimate(recorded(mean, 1.5, 20.0, 0.0))
+    assert found.gain == pytest.approx(1.5, rel=0.1)
+    assert found.intercept == pytest.approx(-30, abs=0.1 * 1.5**2 * mean.mean())
+
+
+def test_estimate_finds_the_gain_where_all_light_is_in_fine_structure():
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        mean = 500 * (0.1 + points(rng, (1, 256, 256), 1.2))
+        found.append(estimate(recorded(mean, 1.0, 0.0, 0.0, seed)).gain)
+    assert np.mean(found) == pytest.approx(1, abs=0.17)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 5.0])
+def test_estimate_of_gaussian_noise_alone_hardly_grows_over_the_plane(sigma):
+    mean = 100 * scene()
+    noisy = mean + np.random.default_rng(1).normal(0, sigma, mean.shape)
+    found = estimate(noisy)
+    assert found.variance(mean.mean()) == pytest.approx(sigma**2, rel=0.15)
+    low, high = found.variance(np.quantile(mean, [0.02, 0.98]))
+    assert low < high < 1.5 * low
+
+
+def test_estimate_of_a_plane_without_noise_is_small_and_finite():
+    plane = 100 * scene(sigma=3.0)
+    found = estimate(plane)
+    deviation = np.sqrt(found.variance(plane))
+    assert 0 < deviation.min() <= deviation.max() < 2e-3 * np.ptp(plane)
+    assert found.gain > 0
+    counts = found.counts(torch.from_numpy(plane))
+    assert counts.isfinite().all()
+    assert counts.max() < 1e9
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 40), (2, 15, 200), (1, 16, 16)])
+def test_estimate_of_a_tiny_plane_is_a_usable_noise(shape):
+    plane = np.random.default_rng(0).random(shape) + 5
+    found = estimate(plane)
+    assert np.isfinite([found.gain, found.intercept]).all()
+    assert found.gain > 0
+    assert (found.variance(plane) >= 0).all()
+    assert found.counts(torch.from_numpy(plane)).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 9), (1, 15, 64)])
+def test_planes_too_small_to_tell_get_a_thousandth_of_their_range(shape):
+    plane = np.random.default_rng(0).random(shape)
+    deviation = np.sqrt(estimate(plane).variance(plane.mean()))
+    assert deviation == pytest.approx(1e-3 * np.ptp(plane), rel=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_estimate_of_a_constant_plane_is_a_usable_noise(value):
+    found = estimate(np.full((1, 64, 64), value))
+    assert np.isfinite([found.gain, found.intercept]).all()
+    assert found.gain > 0
+
+
+def test_estimate_takes_integers_and_does_not_overflow_them():
+    plane = recorded(400 * scene(), 60.0, 5000.0, 0.0).round().clip(0, 65535)
+    found = estimate(plane.astype(np.uint16))
+    assert found == estimate(plane)
+    assert found.gain == pytest.approx(60, rel=0.25)
+
+
+def test_estimate_follows_an_affine_change_of_the_data():
+    plane = recorded(200 * scene(), 2.0, 100.0, 3.0)
+    changed = estimate((plane - 30) / 500)
+    expected = estimate(plane).rescaled(30, 500)
+    assert changed.gain == pytest.approx(expected.gain, rel=1e-6)
+    assert changed.intercept == pytest.approx(expected.intercept, rel=1e-6)
+
+
+def test_variance_is_a_line_that_never_falls_below_zero():
+    noise = Noise(2.0, -100.0)
+    np.testing.assert_allclose(noise.variance(np.array([0.0, 50.0, 80.0])), [0, 0, 60])
+
+
+def test_rescaled_noise_is_that_of_the_rescaled_data():
+    noise = Noise(2.0, -30.0)
+    mean = np.linspace(20, 500, 7)
+    rescaled = noise.rescaled(20, 480)
+    np.testing.assert_allclose(rescaled.variance((mean - 20) / 480), noise.variance(mean) / 480**2)
+    data = torch.from_numpy(mean)
+    torch.testing.assert_close(rescaled.counts((data - 20) / 480), noise.counts(data))
+
+
+@pytest.mark.parametrize("light", [20.0, 200.0])
+def test_counts_have_their_mean_as_variance_read_noise_included(light):
+    gain, offset, read = 2.5, 100.0, 6.0
+    noise = of_plane(np.zeros((1, 4, 4)), NoiseConfig(gain=gain, offset=offset, read_noise=read))
+    counts = noise.counts(torch.from_numpy(recorded(np.full(200_000, light), gain, offset, read)))
+    assert counts.mean() == pytest.approx(light + (read / gain) ** 2, rel=0.01)
+    assert counts.var().item() == pytest.approx(counts.mean().item(), rel=0.02)
+
+
+def test_counts_are_never_negative():
+    assert Noise(1.0, -50.0).counts(torch.tensor([0.0, 60.0])).tolist() == [0.0, 10.0]
+
+
+def test_intensity_undoes_counts():
+    noise = Noise(2.3, -40.0)
+    data = torch.linspace(20, 500, 9, dtype=torch.float64)
+    torch.testing.assert_close(noise.intensity(noise.counts(data)), data)
+
+
+def test_stated_noise_is_taken_as_it_is():
+    plane = recorded(200 * scene(), 1.0, 0.0, 0.0)
+    stated = of_plane(plane, NoiseConfig(gain=2.0, offset=100.0, read_noise=3.0))
+    assert stated == Noise(2.0, 3.0**2 - 2.0 * 100.0)
+    assert of_plane(plane, None) == estimate(plane)
+
+
+def test_halves_are_whole_numbers_that_sum_to_the_rounded_counts():
+    counts = 30 * torch.rand(2, 40, 50, generator=generator())
+    halves = split(counts, generator())
+    assert halves.shape == (2, 2, 40, 50)
+    assert halves.dtype == counts.dtype
+    assert (halves >= 0).all()
+    torch.testing.assert_close(halves, halves.round())
+    torch.testing.assert_close(halves.sum(0), counts.round())
+
+
+@pytest.mark.parametrize("light", [2.0, 50.0])
+def test_halves_of_poisson_counts_are_poisson_and_uncorrelated(light):
+    rng = np.random.default_rng(0)
+    counts = torch.from_numpy(rng.poisson(light, 200_000).astype(np.float64))
+    first, second = split(counts, generator())
+    for half in (first, second):
+        assert half.mean() == pytest.approx(light / 2, rel=0.01)
+        assert half.var() == pytest.approx(light / 2, rel=0.02)
+    assert abs(torch.corrcoef(torch.stack([first, second]))[0, 1]) < 0.01
+
+
+def test_halves_are_those_of_the_generator():
+    counts = torch.full((1, 20, 20), 9.0)
+    assert torch.equal(split(counts, generator(1)), split(counts, generator(1)))
+    assert not torch.equal(split(counts, generator(1)), split(counts, generator(2)))
