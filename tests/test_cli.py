@@ -264,3 +264,28 @@ def test_help_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_microscope_and_camera_are_taken_as_given(cells, tmp_path):
+    out = tmp_path / "out.tif"
+    known = ("--optics", "1.4,525,65", "--noise", "2.5,100", "--method", "richardson-lucy")
+    result = invoke("restore", cells, out, *QUICK, *known)
+    assert result.exit_code == 0, result.output
+    stored = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))["settings"]
+    optics = {"numerical_aperture": 1.4, "wavelength": 525.0, "pixel_size": 65.0}
+    assert stored["optics"] == optics
+    assert stored["noise"] == {"gain": 2.5, "offset": 100.0, "read_noise": 0.0}
+    assert stored["kernel_family"] == "airy"
+    assert "airy" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("--optics", "1.4,525", "optics: expected numerical_aperture, wavelength, pixel_size"),
+        ("--noise", "much", "noise: expected gain, offset, read_noise as N,N,...; got 'much'"),
+        ("--noise", "-1", "gain: expected a finite number"),
+    ],
+)
+def test_half_a_microscope_is_refused(cells, tmp_path, option, text, message):
+    assert message in error_of(invoke("restore", cells, tmp_path / "out.tif", f"{option}={text}"))

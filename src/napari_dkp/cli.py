@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,8 @@ from napari_dkp.config import (
     PHASES,
     PRECISIONS,
     PRESETS,
+    NoiseConfig,
+    OpticsConfig,
     Settings,
 )
 from napari_dkp.device import is_out_of_memory
@@ -96,6 +98,22 @@ def restore(
         str | None, _choice("Numbers of the image network.", PRECISIONS, "auto")
     ] = None,
     seed: Annotated[int | None, _option("Of every random draw.", "N", "0")] = None,
+    optics: Annotated[
+        str | None,
+        _option(
+            "Numerical aperture, wavelength and pixel size of the microscope, lengths in one unit.",
+            "NA,W,P",
+            "found in the image",
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        _option(
+            "Gain, offset and read noise of the camera, in intensity.",
+            "G[,O[,R]]",
+            "estimated",
+        ),
+    ] = None,
     settings_file: Annotated[
         Path | None,
         typer.Option(
@@ -129,6 +147,8 @@ def restore(
             "device": device,
             "precision": precision,
             "seed": seed,
+            "optics": _numbers("optics", optics, OpticsConfig),
+            "noise": _numbers("noise", noise, NoiseConfig),
         }
         base, known = io.read_settings(settings_file) if settings_file else (Settings(), None)
         base = replace(base, axes=None)  # those of this image count, not those of that run's
@@ -332,6 +352,22 @@ def _integers(name: str, text: str | None) -> int | tuple[int, ...] | None:
     except ValueError:
         raise ValueError(f"{name}: expected N or N,N; got {text!r}") from None
     return values[0] if len(values) == 1 else values
+
+
+def _numbers(name: str, text: str | None, kind: type) -> dict[str, float] | None:
+    """Read "1.4,525,65" as the fields of a config, in their order."""
+    if text is None:
+        return None
+    names = [entry.name for entry in fields(kind)]
+    needed = [entry.name for entry in fields(kind) if entry.default is MISSING]
+    parts = text.split(",")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if not len(needed) <= len(values) <= len(names):
+        raise ValueError(f"{name}: expected {', '.join(names)} as N,N,...; got {text!r}")
+    return dict(zip(names, values, strict=False))
 
 
 def _overridden(base: Settings, given: dict[str, Any]) -> Settings:

@@ -479,3 +479,20 @@ def test_an_image_below_the_kernel_size_is_said_before_and_refused(make_napari_v
     widget.restore()
     idle()
     assert "no smaller than the kernel" in widget.status.text()
+
+
+def test_pixel_size_is_that_of_the_layer(restorer):
+    viewer, widget = restorer
+    size = widget.known["optics"].editors["pixel_size"]
+    assert size.value() == 500
+    assert widget.settings().optics is None
+    viewer.add_image(np.zeros((20, 20)), name="plain")
+    widget.image.choose(viewer.layers["plain"])
+    assert size.value() is None
+    viewer.add_image(np.zeros((20, 20)), name="fine", scale=(90, 40), units=("nm", "nm"))
+    widget.image.choose(viewer.layers["fine"])
+    assert size.value() == pytest.approx(60)
+    assert size.text() == "60 nm"
+    widget.known["optics"].editors["numerical_aperture"].setValue(1.4)
+    widget.known["optics"].editors["wavelength"].setValue(600)
+    assert widget.settings().optics.cutoff == pytest.approx(2 * 1.4 / 600 * 60)

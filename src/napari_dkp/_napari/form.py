@@ -47,6 +47,7 @@ class Entry:
     tip : what it means, with the unit; shown while the pointer rests on it.
     low, high : range of a number.
     unset : what stands in place of `low`, which then counts as no value at all.
+    unit : what stands behind a real number.
     names : of the options of a choice, by value.
     """
 
@@ -55,6 +56,7 @@ class Entry:
     low: float = 0
     high: float = 2**31 - 1
     unset: str | None = None
+    unit: str = ""
     names: dict[str, str] | None = None
 
 
@@ -254,10 +256,10 @@ ENTRIES[OpticsConfig] = {
         "Aperture (NA)", "Numerical aperture of the objective.", 0, 2, unset="unknown"
     ),
     "wavelength": Entry(
-        "Wavelength", "Of the light that the camera sees, nm.", 0, 1e6, unset="unknown"
+        "Wavelength", "Of the light that the camera sees.", 0, 1e6, unset="unknown", unit="nm"
     ),
     "pixel_size": Entry(
-        "Pixel size", "Of the image, in the specimen, nm.", 0, 1e9, unset="unknown"
+        "Pixel size", "Of the image, in the specimen.", 0, 1e9, unset="unknown", unit="nm"
     ),
 }
 ENTRIES[NoiseConfig] = {
@@ -484,6 +486,7 @@ class Number(QDoubleSpinBox):
         self.setStepType(QAbstractSpinBox.StepType.AdaptiveDecimalStepType)
         self._unset = entry.unset
         self.setSpecialValueText(entry.unset or "")
+        self.setSuffix(f" {entry.unit}" if entry.unit else "")
         self.valueChanged.connect(self.edited)
 
     def textFromValue(self, value: float) -> str:

@@ -172,6 +172,15 @@ class Source:
         return np.concatenate([restored, alpha.astype(restored.dtype)], axis=-1)
 
 
+def pixel_size(layer: "Image") -> float | None:
+    """Return the side of a layer's pixel in nanometres; None where its unit is no length."""
+    unit = layer.units[-1]
+    if not unit.is_compatible_with("nm"):
+        return None
+    sizes = np.abs(np.array(layer.scale, float)[-2:]) * (1 * unit).to("nm").magnitude
+    return float(f"{np.sqrt(sizes.prod()):.6g}")
+
+
 def source_of(
     layer: "Image",
     *,

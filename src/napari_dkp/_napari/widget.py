@@ -31,7 +31,7 @@ from napari_dkp._napari.form import MARGIN, Choice, Form, add_row, form_layout
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
-from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
+from napari_dkp._napari.source import Source, kernel_array, layer_axes, pixel_size, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
 from napari_dkp.config import (
     DIPConfig,
@@ -123,6 +123,7 @@ class RestoreWidget(QWidget):
         self._connect()
         active = napari_viewer.layers.selection.active
         self.image.choose(active)
+        self._fill_from_layer()
         self._ask()
 
     def settings(self) -> Settings:
@@ -362,6 +363,12 @@ class RestoreWidget(QWidget):
         lengths = zip(source.axes, source.window, strict=True)
         return any(axis in "TZ" and stop - start > 1 for axis, (start, stop) in lengths)
 
+    def _fill_from_layer(self) -> None:
+        """Take the pixel size from the layer; that of another layer would be wrong."""
+        layer = self.image.layer
+        size = None if layer is None else pixel_size(layer)
+        self.known["optics"].editors["pixel_size"].set_value(size)  # type: ignore[arg-type]
+
     def _changed(self) -> None:
         """Something in the form has changed, or a layer that it names."""
         region = self.region.layer
@@ -429,6 +436,7 @@ class RestoreWidget(QWidget):
         self.copy.clicked.connect(self.copy_snippet)
         self.draw.clicked.connect(self.draw_region)
         self.basic.editors["preset"].edited.connect(self._fill_from_preset)
+        self.image.edited.connect(self._fill_from_layer)
         forms = (self.basic, self.advanced, *self.known.values(), *self.configs.values())
         choices = (self.image, self.region, self.planes, self.kernel)
         parts: tuple[LayerCombo | Choice | Form, ...] = (*choices, *forms)
