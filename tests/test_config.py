@@ -9,6 +9,7 @@ import pytest
 from napari_dkp.config import (
     PRESETS,
     DIPConfig,
+    OpticsConfig,
     PKEConfig,
     RKSConfig,
     SearchConfig,
@@ -199,3 +200,23 @@ def test_unknown_settings_are_named(change, name):
 def test_stored_settings_are_checked():
     with pytest.raises(ValueError, match="scale"):
         Settings.from_dict({"scale": 99})
+
+
+def test_lengths_of_optics_in_two_units_are_refused():
+    with pytest.raises(ValueError, match=r"cut-off.*got 0.00035. Wavelength and pixel size"):
+        OpticsConfig(numerical_aperture=1.4, wavelength=520, pixel_size=0.065)
+
+
+def test_a_scale_per_axis_has_no_round_kernel():
+    Settings(scale=(2, 2), kernel_family="airy")
+    with pytest.raises(ValueError, match="kernel_family: expected 'gaussian' with a scale per"):
+        Settings(scale=(1, 2), kernel_family="airy")
+
+
+def test_auto_of_older_runs_stays_what_it_was():
+    values = Settings(method="dip").resolve().to_dict()
+    for name in ("richardson_lucy", "optics", "noise"):
+        del values[name]
+    assert Settings.from_dict(values).kernel_family == "gaussian"
+    values["rks"]["sampler"] = "paper"
+    assert Settings.from_dict(values).kernel_family == "auto"

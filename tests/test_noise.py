@@ -153,7 +153,9 @@ def test_rescaled_noise_is_that_of_the_rescaled_data():
 @pytest.mark.parametrize("light", [20.0, 200.0])
 def test_counts_have_their_mean_as_variance_read_noise_included(light):
     gain, offset, read = 2.5, 100.0, 6.0
-    noise = of_plane(np.zeros((1, 4, 4)), NoiseConfig(gain=gain, offset=offset, read_noise=read))
+    noise = of_plane(
+        np.full((1, 4, 4), 150.0), NoiseConfig(gain=gain, offset=offset, read_noise=read)
+    )
     counts = noise.counts(torch.from_numpy(recorded(np.full(200_000, light), gain, offset, read)))
     assert counts.mean() == pytest.approx(light + (read / gain) ** 2, rel=0.01)
     assert counts.var().item() == pytest.approx(counts.mean().item(), rel=0.02)
@@ -171,9 +173,33 @@ def test_intensity_undoes_counts():
 
 def test_stated_noise_is_taken_as_it_is():
     plane = recorded(200 * scene(), 1.0, 0.0, 0.0)
-    stated = of_plane(plane, NoiseConfig(gain=2.0, offset=100.0, read_noise=3.0))
-    assert stated == Noise(2.0, 3.0**2 - 2.0 * 100.0)
+    stated = of_plane(plane, NoiseConfig(gain=2.0, offset=10.0, read_noise=3.0))
+    assert stated == Noise(2.0, 3.0**2 - 2.0 * 10.0)
     assert of_plane(plane, None) == estimate(plane)
+
+
+@pytest.mark.parametrize(
+    "impossible", [{"gain": 1.0, "offset": 1e6}, {"gain": 1e9}, {"gain": 1e-12}]
+)
+def test_stated_noise_that_cannot_be_the_planes_is_refused(impossible):
+    plane = recorded(200 * scene(), 1.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match=r"noise: expected 0.001 to 1e\+08 counts per pixel"):
+        of_plane(plane, NoiseConfig(**impossible))
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_rows_without_data_do_not_count(rows):
+    plane = recorded(200 * scene(), 1.0, 100.0, 2.0)
+    padded = plane.copy()
+    padded[:, :rows] = 0
+    found, expected = estimate(padded), estimate(plane)
+    assert found.gain == pytest.approx(expected.gain, rel=0.2)
+
+
+def test_a_channel_without_data_does_not_count():
+    plane = recorded(200 * scene(), 1.0, 100.0, 2.0)[:1]
+    found = estimate(np.concatenate([np.zeros_like(plane), plane]))
+    assert found.gain == pytest.approx(estimate(plane).gain, rel=1e-6)
 
 
 def test_halves_are_whole_numbers_that_sum_to_the_rounded_counts():

@@ -1,14 +1,12 @@
 """Point spread functions of microscopes, against formulas worked out in other ways."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from scipy.special import j0, j1
 
 from napari_dkp.kernels import fix_centroid
-from napari_dkp.optics import ABERRATIONS, airy, cutoff_of, pupil
+from napari_dkp.optics import ABERRATIONS, airy, pupil
 
 Centre = tuple[float, ...]
 Shape = tuple[int, ...]
@@ -278,26 +276,3 @@ def test_other_than_two_axes_are_refused(name, shape):
 def test_other_than_six_aberrations_are_refused(wrong):
     with pytest.raises(ValueError, match=r"aberrations: expected shape \(N, 6\)"):
         pupil(torch.full((2,), 0.3), torch.zeros(wrong), *ODD)
-
-
-# cutoff_of
-
-
-def test_cutoff_of_a_lens():
-    assert cutoff_of(1.4, 520, 50) == pytest.approx(0.26923, rel=1e-4)
-    assert cutoff_of(0.75, 5.1e-7, 1.625e-7) == pytest.approx(2 * 0.75 * 1.625 / 5.1)
-
-
-@pytest.mark.parametrize("position", range(3))
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_cutoff_of_impossible_lenses_is_refused(position, value):
-    arguments = [1.4, 0.52, 0.05]
-    arguments[position] = value
-    name = ("numerical_aperture", "wavelength", "pixel_size")[position]
-    with pytest.raises(ValueError, match=f"{name}: expected a finite number"):
-        cutoff_of(*arguments)
-
-
-def test_cutoff_of_words_is_refused():
-    with pytest.raises(TypeError, match="wavelength: expected a number"):
-        cutoff_of(1.4, "green", 0.05)

@@ -281,7 +281,7 @@ def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
 def test_what_is_automatic_is_decided_by_the_plane_in_the_middle():
     lazy = Lazy(picture(2, 3, 10, 12))
     Run(lazy, settings(axes="TZYX"))
-    assert lazy.read == [(1, 0, slice(None), slice(None))]
+    assert lazy.read == [(1, 1, slice(None), slice(None))]
 
 
 # Results
@@ -606,7 +606,10 @@ def test_a_bad_plane_of_a_lazy_stack_is_named_when_it_is_reached():
     image[1, 4, 4] = np.nan
     with pytest.raises(ValueError, match=r"image.*1 NaN"):
         iter_restore(image, **TINY, axes="ZYX")
-    states = iter_restore(da.from_array(image), **TINY, axes="ZYX")
+    with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
+        iter_restore(da.from_array(image), **TINY, axes="ZYX")  # the plane all are judged by
+    named = {**TINY, "method": "dip", "kernel_family": "gaussian"}
+    states = iter_restore(da.from_array(image), **named, axes="ZYX")
     assert next(states).plane == (0,)
     with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
         list(states)

@@ -11,7 +11,8 @@ from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.spectrum import Cutoff
-from napari_dkp.trials import Optics, _liveliest, try_optics
+from napari_dkp.trials import Optics, try_optics
+from napari_dkp.windows import liveliest
 
 SIDE = 80
 TAPS = 21
@@ -126,7 +127,7 @@ def test_the_window_is_where_the_structure_is(corner):
     row, column = corner
     spot = (slice(row, row + 100), slice(column, column + 100))
     data[1, *spot] += torch.rand(100, 100, generator=torch.Generator().manual_seed(1))
-    rows, columns = _liveliest(data)
+    rows, columns = liveliest(data, trials._WINDOW)
     assert (rows.stop - rows.start, columns.stop - columns.start) == (trials._WINDOW,) * 2
     assert rows.start <= row
     assert rows.stop >= row + 100
@@ -137,7 +138,7 @@ def test_the_window_is_where_the_structure_is(corner):
 @pytest.mark.parametrize("shape", [(20, 300), (256, 256), (257, 30), (1000, 700)])
 def test_the_window_lies_within_the_plane(shape):
     data = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    for window, n in zip(_liveliest(data), shape, strict=True):
+    for window, n in zip(liveliest(data, trials._WINDOW), shape, strict=True):
         assert window.start >= 0
         assert window.stop <= n
         assert window.stop - window.start == min(n, trials._WINDOW)

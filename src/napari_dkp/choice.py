@@ -7,7 +7,8 @@ import numpy as np
 
 from napari_dkp import noise
 from napari_dkp.config import MOTION_FAMILIES, KernelFamilyName, Method, Settings
-from napari_dkp.spectrum import reaches_noise
+from napari_dkp.spectrum import SMALLEST, reaches_noise
+from napari_dkp.windows import liveliest
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,9 @@ class Choice:
 
     Attributes
     ----------
-    settings : of the run.
-    reason : what was chosen and why, a sentence or two for the user; empty where nothing was open.
+    settings : of the run; as published, the family stays "auto", for all of them.
+    reason : what was chosen and why, for the user; empty where nothing was open, or all is as
+        published.
     """
 
     settings: Settings
@@ -46,13 +48,17 @@ def choose(
         return Choice(replace(settings, method="dip" if method == "auto" else method), "")
     if "auto" not in (method, family):
         return Choice(settings, "")
-    window = _middle(sample())
+    plane = sample().astype(np.float64)
+    window = plane[(slice(None), *liveliest(plane, _WINDOW))]
     sampled = reaches_noise(window, noise.of_plane(window, settings.noise))
     if method == "auto":
         method = _method(sampled, family)
-    reasons = [_WHY[sampled], _METHODS[method]]
+    why = _WHY[sampled] if min(window.shape[1:]) >= SMALLEST else _TOO_SMALL
+    reasons = [why, _METHODS[method]]
     if family == "auto" and not known_kernel:
-        family = "airy" if sampled or settings.optics else "gaussian"
+        # An Airy pattern is round in the specimen, hence in pixels enlarged alike.
+        round_ = len(set(settings.scales(2))) == 1
+        family = "airy" if (sampled or settings.optics) and round_ else "gaussian"
         reasons.append(_FAMILIES[family])
     return Choice(replace(settings, method=method, kernel_family=family), " ".join(reasons))
 
@@ -61,17 +67,12 @@ def _method(sampled: bool, family: KernelFamilyName) -> Method:
     return "richardson-lucy" if sampled and family not in MOTION_FAMILIES else "dip"
 
 
-def _middle(plane: np.ndarray) -> np.ndarray:
-    """Return the middle of a large plane, which says as much."""
-    rows, columns = ((n - min(n, _WINDOW)) // 2 for n in plane.shape[1:])
-    return plane[:, rows : rows + _WINDOW, columns : columns + _WINDOW].astype(np.float64)
-
-
 _WINDOW = 512
 _WHY = {
     True: "The image is sampled more finely than its optics resolve, as microscope images are.",
     False: "The image holds detail up to the limit of its sampling, as photographs do.",
 }
+_TOO_SMALL = "The image is too small to tell a microscope's from others."
 _METHODS = {
     "dip": "It is restored by an untrained network (dip).",
     "richardson-lucy": "It is restored by Richardson–Lucy steps, which count photons.",

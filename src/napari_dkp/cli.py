@@ -66,7 +66,7 @@ def restore(
         str | None,
         _option("Meaning of each axis, such as YX, YXC, TCZYX.", "AXES", "as the file says"),
     ] = None,
-    method: Annotated[str | None, _choice("Image restorer.", METHODS, "dip")] = None,
+    method: Annotated[str | None, _choice("Image restorer.", METHODS, "auto")] = None,
     kernel_family: Annotated[
         str | None, _choice("Family that kernels are sampled from.", KERNEL_FAMILIES, "auto")
     ] = None,
@@ -82,7 +82,7 @@ def restore(
     iterations: Annotated[
         int | None,
         _option(
-            "Image steps per plane, the search for a motion not counted.", "N", "by the preset"
+            "Image steps per plane, the search for a kernel not counted.", "N", "by the preset"
         ),
     ] = None,
     phase: Annotated[
@@ -375,6 +375,8 @@ def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
     values = base.to_dict()
     if "preset" in given:
         values |= dict.fromkeys(("iterations", "rks", "pke", "search", "dip", "richardson_lucy"))
+    elif "method" in given:
+        values["iterations"] = None
     if "scale" in given:
         values["kernel_size"] = None
     return Settings.from_dict(values | given)

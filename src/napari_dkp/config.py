@@ -42,6 +42,10 @@ MAX_SCALE = 8
 
 # HR pixels, or their square: far beyond what a kernel array can hold.
 _WIDEST = 1e4
+# Intensity: what float32 holds, and the square of which float64 does.
+_HUGE = 1e37
+# Cycles per pixel: far from where anyone would set up a microscope.
+_LEAST_CUTOFF, _MOST_CUTOFF = 0.02, 3.0
 
 Interval = tuple[float, float]
 
@@ -71,7 +75,8 @@ class RKSConfig:
     sampler : "smc" scores a population on Gram statistics; "paper" reweights a few fresh draws.
     particles : kernels in the population ("smc").
     moves : Metropolis moves per particle and kernel update ("smc").
-    confidence : nats of log-likelihood lost when the misfit doubles ("smc").
+    confidence : nats of log-likelihood lost when the misfit doubles ("smc"); at most one with
+        Richardson–Lucy.
     draws : fresh kernels per kernel update ("paper", L of eq. 4).
     every : image steps per kernel update.
     updates : kernel updates per plane in which a Gaussian kernel is sought while the image forms;
@@ -118,7 +123,7 @@ class RKSConfig:
             if getattr(self, name) is not None:
                 _store(self, name, _checks.interval(name, getattr(self, name), 1e-3, _WIDEST))
         if self.cutoff is not None:
-            _store(self, "cutoff", _checks.interval("cutoff", self.cutoff, 1e-3, 1.0))
+            _store(self, "cutoff", _checks.interval("cutoff", self.cutoff, _LEAST_CUTOFF, 1.0))
         _store(self, "damping", _checks.interval("damping", self.damping, 1e-3, 1.0))
         _number(self, "aberration", 0.0, 0.5)
         for name in ("line_width", "path_width"):
@@ -137,7 +142,7 @@ class PKEConfig:
     steps : Langevin steps per kernel update.
     distance : from the network's kernel to the sampled one: "entropy" or, as published, "squared".
     data_weight : step size of the data term relative to that of the prior term
-        (gamma_1 / gamma_2 of eq. 12).
+        (gamma_1 / gamma_2 of eq. 12); none with Richardson–Lucy.
     """
 
     hidden: tuple[int, ...] = (1000,)
@@ -241,10 +246,6 @@ class NoiseConfig:
         _number(self, "read_noise", 0.0, _HUGE)
 
 
-# Intensity: what float32 holds, and the square of which float64 does.
-_HUGE = 1e37
-
-
 @dataclass(frozen=True, kw_only=True)
 class OpticsConfig:
     """What is known of the microscope; both lengths in one unit, such as nanometres.
@@ -264,6 +265,13 @@ class OpticsConfig:
         _number(self, "numerical_aperture", 0.01, 2.0)
         _number(self, "wavelength", 1e-12)
         _number(self, "pixel_size", 1e-12)
+
+        if not _LEAST_CUTOFF <= self.cutoff <= _MOST_CUTOFF:
+            raise ValueError(
+                f"optics: expected a cut-off 2 NA / wavelength of {_LEAST_CUTOFF:g} to "
+                f"{_MOST_CUTOFF:g} cycles per pixel; got {self.cutoff:.3g}. Wavelength and pixel "
+                "size have to be in the same unit"
+            )
 
     @property
     def cutoff(self) -> float:
@@ -325,7 +333,8 @@ class Settings:
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
         extent, so motion has to be named.
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
-    preset : fills `iterations` and the configs below where they are None.
+    preset : fills `iterations` and the configs below where they are None. Richardson–Lucy is the
+        same in all of them, with 100 steps at most.
     iterations : image steps per plane, those of the kernel search not counted.
     phase : where LR samples lie on the HR grid, see `degradation`.
     boundary : "free" lets the image go on past the frame; "circular" wraps it.
@@ -364,6 +373,15 @@ class Settings:
             _checks.axes("axes", self.axes)
         _checks.choice("method", self.method, METHODS)
         _checks.choice("kernel_family", self.kernel_family, KERNEL_FAMILIES)
+        if (
+            self.kernel_family in OPTICS_FAMILIES
+            and isinstance(scale, tuple)
+            and len(set(scale)) > 1
+        ):
+            raise ValueError(
+                f"kernel_family: expected 'gaussian' with a scale per axis, since the image of a "
+                f"point is round in pixels enlarged alike; got {self.kernel_family!r} and {scale}"
+            )
         if self.kernel_size is not None:
             size = _checks.per_axis("kernel_size", self.kernel_size, 3, 255)
             if any(taps % 2 == 0 for taps in (size if isinstance(size, tuple) else (size,))):
@@ -421,6 +439,11 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
         """Read back what `to_dict` wrote, also after a trip through JSON."""
         values = _known(cls, values)
+        if "richardson_lucy" not in values and values.get("rks") and values.get("method") == "dip":
+            # Stored when "auto" still meant these, but for the published sampler.
+            published = values["rks"].get("sampler") == "paper"
+            if values.get("kernel_family") == "auto" and not published:
+                values["kernel_family"] = "gaussian"
         for name, kind in _CONFIGS.items():
             if values.get(name) is not None:
                 values[name] = kind(**_known(kind, values[name]))

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from napari_dkp.config import PKEConfig, Settings
+from napari_dkp.config import PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
 from napari_dkp.noise import Noise
@@ -140,7 +140,10 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     data = torch.rand(channels, *lr_shape, generator=generator).to(device)
     warm_up_steps = settings.pke.warm_up if settings.pke else 0
     pke = replace(settings.pke or PKEConfig(), warm_up=_PROBE_WARM_UP)
-    parts = Parts(model, data, (0.0, 1.0), Noise(0.01, 0.0), replace(settings, pke=pke))
+    # What a microscope's optics cost to find is not probed: random data has none.
+    rks = replace(settings.rks or RKSConfig(), cutoff=(0.2, 0.3))
+    settings = replace(settings, pke=pke, rks=rks)
+    parts = Parts(model, data, (0.0, 1.0), Noise(0.01, 0.0), settings)
     make_prior = parts.search_prior if search_rounds(settings) else parts.prior
     prior = make_prior(generator)
     fresh = [prior, make_prior(generator)]

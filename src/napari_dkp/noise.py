@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import convolve1d, gaussian_filter
+from scipy.ndimage import convolve1d, gaussian_filter, maximum_filter, minimum_filter
 from torch import Generator, Tensor
 
 from napari_dkp.config import NoiseConfig
@@ -57,16 +57,29 @@ def split(counts: Tensor, generator: Generator) -> Tensor:
     -------
     Tensor, shape (2, *counts.shape), whole numbers; their sum is that of the rounded counts.
     """
-    whole = counts.round().cpu()
+    whole = counts.round().cpu().double()  # float32 blurs a million
     first = torch.binomial(whole, torch.full_like(whole, 0.5), generator=generator)
-    return torch.stack([first, whole - first]).to(counts.device)
+    return torch.stack([first, whole - first]).to(counts)
 
 
 def of_plane(plane: np.ndarray, config: NoiseConfig | None) -> Noise:
-    """Return the noise that a user states, or else what `estimate` says."""
+    """Return the noise that a user states, or else what `estimate` says.
+
+    Raises
+    ------
+    ValueError
+        If a stated noise cannot be that of the plane.
+    """
     if config is None:
         return estimate(plane)
-    return Noise(config.gain, config.read_noise**2 - config.gain * config.offset)
+    noise = Noise(config.gain, config.read_noise**2 - config.gain * config.offset)
+    mean = (float(plane.mean(dtype=np.float64)) + noise.intercept / noise.gain) / noise.gain
+    if not _FEWEST_COUNTS <= mean <= _MOST_COUNTS:
+        raise ValueError(
+            f"noise: expected {_FEWEST_COUNTS:g} to {_MOST_COUNTS:g} counts per pixel; got "
+            f"{mean:.3g}, (intensity - offset) / gain + (read_noise / gain)² over the plane"
+        )
+    return noise
 
 
 def estimate(plane: np.ndarray) -> Noise:
@@ -93,6 +106,8 @@ def estimate(plane: np.ndarray) -> Noise:
     if min(plane.shape[1:]) < _SMALLEST:
         return _with_floors(Noise(0.0, floor), plane.min(), plane.max(), floor)
     means, variances = _mean_variance(plane)
+    if len(means) == 0:
+        return _with_floors(Noise(0.0, floor), plane.min(), plane.max(), floor)
     # The spread of an estimated variance is in proportion to it.
     weights = 1 / np.maximum(variances, floor)
     gain = 0.0
@@ -100,7 +115,8 @@ def estimate(plane: np.ndarray) -> Noise:
         gain, intercept = np.polyfit(means, variances, 1, w=weights)
     if gain <= 0:
         gain, intercept = 0.0, float(np.average(variances, weights=weights))
-    return _with_floors(Noise(float(gain), float(intercept)), means[0], means[-1], floor)
+    noise = Noise(float(gain), float(intercept))
+    return _with_floors(noise, float(means.min()), float(means.max()), floor)
 
 
 def _mean_variance(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,9 +127,13 @@ def _mean_variance(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # The mean that goes with the variance of what the line above makes of noise.
         level = convolve1d(level, _FOURTH_DIFFERENCE**2, axis)
     smooth = gaussian_filter(plane, (0, 2.0, 2.0))
+    # No camera makes these: padding, a saturated region, a channel that is not there.
+    blank = maximum_filter(plane, (1, 5, 5)) == minimum_filter(plane, (1, 5, 5))
     inside = (slice(None), slice(2, -2), slice(2, -2))
-    rough, level, smooth = (image[inside].ravel() for image in (rough, level, smooth))
-    groups = np.array_split(np.argsort(smooth), max(2, min(_GROUPS, smooth.size // 100)))
+    seen = ~blank[inside]
+    rough, level, smooth = (image[inside][seen] for image in (rough, level, smooth))
+    n_groups = min(_GROUPS, smooth.size // 100)
+    groups = np.array_split(np.argsort(smooth), n_groups) if n_groups else []
     means = np.array([level[group].mean() for group in groups])
     deviations = np.array([np.median(np.abs(rough[group])) for group in groups])
     return means, (deviations / _MEDIAN_OF_HALF_NORMAL) ** 2
@@ -130,6 +150,7 @@ def _with_floors(noise: Noise, low: float, high: float, floor: float) -> Noise:
     return Noise(gain, intercept)
 
 
+_FEWEST_COUNTS, _MOST_COUNTS = 1e-3, 1e8
 _FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 _MEDIAN_OF_HALF_NORMAL = 0.6745
 _GROUPS = 24

@@ -14,7 +14,6 @@ import math
 import torch
 from torch import Tensor
 
-from napari_dkp import _checks
 from napari_dkp.kernels import Centre, Shape, fix_centroid
 
 # The Zernike modes Z4 to Z8 and Z11 in Noll's numbering, of unit RMS over the pupil (tilt apart).
@@ -26,21 +25,6 @@ ABERRATIONS = (
     "horizontal coma",
     "spherical",
 )
-
-
-def cutoff_of(numerical_aperture: float, wavelength: float, pixel_size: float) -> float:
-    """Return the cut-off frequency of a lens, 2 NA / λ, in cycles per pixel.
-
-    Parameters
-    ----------
-    numerical_aperture : of the objective, up to 2.
-    wavelength : of the light in vacuum, in any unit of length.
-    pixel_size : in the same unit; for kernels, of the HR pixels.
-    """
-    numerical_aperture = _checks.number("numerical_aperture", numerical_aperture, 0.001, 2)
-    wavelength = _checks.number("wavelength", wavelength, _SHORTEST)
-    pixel_size = _checks.number("pixel_size", pixel_size, _SHORTEST)
-    return 2 * numerical_aperture / wavelength * pixel_size
 
 
 def transfer(frequency: Tensor, cutoff: Tensor, damping: Tensor) -> Tensor:
@@ -136,8 +120,6 @@ def pupil(cutoff: Tensor, aberrations: Tensor, shape: Shape, centre: Centre) -> 
     return _finish(rows @ intensity @ columns.mT, centre)
 
 
-# Far below a wavelength in metres, the largest unit one might choose.
-_SHORTEST = 1e-12
 # Pixels between a kernel and its repetitions.
 _SHORTEST_PERIOD = 80
 # Samples across the pupil, with a margin of one on either side.

@@ -137,7 +137,7 @@ class Parts:
         image, which narrows the kernel.
         """
         if self._counts_photons:
-            return self._make_counting(generator)
+            return self._make_counting(generator, patience=n_steps)
         search = self._search
         shape = self._data.shape[-2:]
         seen = torch.rand(shape, generator=generator) >= search.left_out
@@ -191,10 +191,12 @@ class Parts:
         optics = try_optics(self._model, self._data, self._noise, cutoff, rks.damping, self._seed)
         return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
 
-    def _make_counting(self, generator: RandomGenerator) -> RichardsonLucyRestorer:
-        return RichardsonLucyRestorer(
-            self._model, self._data, self._noise, self._richardson_lucy, generator
-        )
+    def _make_counting(
+        self, generator: RandomGenerator, patience: int | None = None
+    ) -> RichardsonLucyRestorer:
+        config = self._richardson_lucy
+        config = replace(config, patience=patience or config.patience)
+        return RichardsonLucyRestorer(self._model, self._data, self._noise, config, generator)
 
     def _make_dip(
         self,

@@ -1,4 +1,4 @@
-"""Search for a kernel of motion, on images of a small network, before the restoration proper.
+"""Search for a kernel on rough images, before the restoration proper.
 
 An image that fits the data under some kernel makes that kernel look right, and the better it fits
 the more so: alternation alone stays where it began. Two things break the circle. The image starts

@@ -83,7 +83,7 @@ def reaches_noise(plane: np.ndarray, noise: Noise) -> bool:
     Optics that are sampled finely do; in photographs, and whatever else was made small, power
     that belongs to finer detail is folded back to these frequencies.
     """
-    if min(plane.shape[1:]) < _SMALLEST:
+    if min(plane.shape[1:]) < SMALLEST or np.ptp(plane) == 0:
         return False
     power, frequency, level = _periodogram(plane, noise)
     near = (frequency > _NEAR_LIMIT[0]) & (frequency < _NEAR_LIMIT[1])
@@ -175,7 +175,8 @@ _BINS, _FINE_BINS = 90, 180
 _LOWEST_KEPT = 0.02
 # Neighbouring frequencies share their noise under a Hann window: values per independent one.
 _HANN_CORRELATION = 2.25
-_SMALLEST = 32
+# Pixels along an axis, of planes that can be judged.
+SMALLEST = 32
 
 _USUAL, _USUAL_SPREAD = 0.3, 0.35
 _LOWEST, _HIGHEST, _N_CUTOFFS = 0.06, 0.6, 46

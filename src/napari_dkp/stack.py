@@ -82,7 +82,7 @@ class Run:
         self.n_planes = len(self._planes)
         self._check_values(image)
         choice = choose(
-            partial(self._read, self._planes[self.n_planes // 2]),
+            partial(self._sample, tuple(n // 2 for n in shape)),
             replace(settings, axes=axes),
             known_kernel=kernel is not None,
         )
@@ -214,6 +214,13 @@ class Run:
             return Stop.RUNNING
         return Stop.DIVERGED if self._diverged and stop is Stop.COMPLETED else stop
 
+    def _sample(self, index: tuple[int, ...]) -> np.ndarray:
+        """Load one plane that others are judged by."""
+        plane = self._read(index)
+        _checks.finite(f"image, plane {index}", plane)
+        _checks.within_float32("image", plane)
+        return plane
+
     def _read(self, index: tuple[int, ...]) -> np.ndarray:
         """Load one plane in its own type, shape (C, h, w)."""
         where: list[int | slice] = [slice(None)] * len(self._image.shape)
@@ -249,8 +256,9 @@ class Run:
 class _Scaling:
     """The affine map between an image's intensity units and those of the engine.
 
-    The data spans [0, 1]; the restored image may leave that range within `bounds`: what is small
-    is brighter before the blur, but nothing passes the limits of an integer type.
+    The data spans [0, 1]; an untrained network's image may leave that range within `bounds`: what
+    is small is brighter before the blur, but nothing passes the limits of an integer type. Counted
+    photons have no upper bound.
     """
 
     low: float

@@ -1,13 +1,12 @@
 """Trials of a microscope's optics: who restores one half of the photons best foretells the other.
 
-A kernel that is sought in the very image it has formed confirms itself; photons that the image has
-not seen are nobody's witness. What a trial costs, Richardson–Lucy can pay.
+A kernel that is sought in the very image it has formed confirms itself; photons that this image has
+not seen do not. Richardson–Lucy is fast enough to try several.
 """
 
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -19,6 +18,7 @@ from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.spectrum import Cutoff
+from napari_dkp.windows import liveliest
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,10 @@ def try_optics(
     -------
     Optics, about one posterior standard deviation to either side of the mean.
     """
-    window = _liveliest(data)
+    window = liveliest(data, _WINDOW)
     piece = data[(slice(None), *window)]
-    model = replace(model, lr_shape=tuple(piece.shape[1:]))
+    if piece.shape != data.shape:  # a piece does not wrap
+        model = replace(model, lr_shape=tuple(piece.shape[1:]), boundary="free")
     spread = min(max(cutoff.spread, _LEAST_SPREAD), _LARGEST_SPREAD)
     offsets = spread * torch.tensor(_OFFSETS, dtype=torch.float64)
     dampings = torch.linspace(damping[1], damping[0], _N_DAMPINGS, dtype=torch.float64)
@@ -107,22 +108,6 @@ def _deviance(
 def _moments(values: Tensor, weights: Tensor) -> tuple[float, float]:
     mean = (values * weights).sum()
     return float(mean), float((weights * (values - mean) ** 2).sum().sqrt())
-
-
-def _liveliest(data: Tensor) -> tuple[slice, ...]:
-    """Return the window of at most _WINDOW² samples in which data varies most."""
-    sides = tuple(min(n, _WINDOW) for n in data.shape[1:])
-    starts = [
-        np.unique(np.linspace(0, n - side, 1 + math.ceil((n - side) / (_WINDOW // 2)), dtype=int))
-        for n, side in zip(data.shape[1:], sides, strict=True)
-    ]
-    windows = [
-        tuple(
-            slice(int(first), int(first) + side) for first, side in zip(corner, sides, strict=True)
-        )
-        for corner in np.array(np.meshgrid(*starts, indexing="ij")).reshape(2, -1).T
-    ]
-    return max(windows, key=lambda window: float(data[(slice(None), *window)].var()))
 
 
 _WINDOW = 192

@@ -494,5 +494,7 @@ def test_pixel_size_is_that_of_the_layer(restorer):
     assert size.value() == pytest.approx(60)
     assert size.text() == "60 nm"
     widget.known["optics"].editors["numerical_aperture"].setValue(1.4)
+    with pytest.raises(ValueError, match="Microscope: expected aperture, wavelength and pixel"):
+        widget.settings()
     widget.known["optics"].editors["wavelength"].setValue(600)
     assert widget.settings().optics.cutoff == pytest.approx(2 * 1.4 / 600 * 60)

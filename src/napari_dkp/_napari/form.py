@@ -315,7 +315,7 @@ class Form(QWidget):
         return {name: editor.value() for name, editor in self.editors.items()}
 
     def config(self) -> Any:
-        """Return the config that the form says, or None if a value that it needs is not known.
+        """Return the config that the form says, or None if nothing that it needs is known.
 
         Raises
         ------
@@ -338,8 +338,8 @@ class Form(QWidget):
         for name, editor in self.editors.items():
             if config is not None:
                 show(editor, getattr(config, name))
-            elif self._needed(name):
-                show(editor, None)
+            else:
+                show(editor, None if self._needed(name) else self._defaults[name])
 
 
 class Choice(QComboBox):

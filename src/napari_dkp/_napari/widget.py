@@ -135,6 +135,12 @@ class RestoreWidget(QWidget):
             Naming what cannot be used.
         """
         configs = {name: form.config() for name, form in (self.known | self.configs).items()}
+        said = self.known["optics"].values()
+        if configs["optics"] is None and (said["numerical_aperture"] or said["wavelength"]):
+            raise ValueError(
+                "Microscope: expected aperture, wavelength and pixel size, or neither aperture "
+                "nor wavelength."
+            )
         return Settings(**self.basic.values(), **self.advanced.values(), **configs)
 
     def set_settings(self, settings: Settings) -> None:

@@ -66,6 +66,7 @@ class RichardsonLucyRestorer:
         self._best = math.inf
         self._best_step = 0
         self._best_image = self._image
+        self._best_residual = level.new_zeros(())
 
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one step on both halves under `kernel`, shape (K, K)."""
@@ -75,14 +76,15 @@ class RichardsonLucyRestorer:
         self._steps += 1
         mean = self._model.forward_by(self._transfer, self._image) + self._background
         loss = _deviance(self._halves.flip(0), mean)
-        self._keep_best(float(loss))
-        image = self._in_intensity(self._image.sum(0))
-        residual = self._noise.gain * (mean.sum(0) - self._halves.sum(0)).square().mean().sqrt()
+        if float(loss) < self._best:
+            residual = (mean.sum(0) - self._halves.sum(0)).square().mean().sqrt()
+            self._best, self._best_step = float(loss), self._steps
+            self._best_image, self._best_residual = self._image, self._noise.gain * residual
         return RestorerStep(
-            image,
+            self._in_intensity(self._image.sum(0)),
             self._model.crop(self._in_intensity(self._best_image.sum(0))),
-            loss,
-            residual,
+            loss.float(),
+            self._best_residual,
             done=self._steps - self._best_step >= self._config.patience,
         )
 
@@ -138,10 +140,6 @@ class RichardsonLucyRestorer:
     def _adjoint(self, samples: Tensor) -> Tensor:
         return self._model.adjoint_by(self._transfer, samples)
 
-    def _keep_best(self, loss: float) -> None:
-        if loss < self._best:
-            self._best, self._best_step, self._best_image = loss, self._steps, self._image
-
 
 # Counts per pixel that stand for none where one divides by them.
 _LEAST_COUNTS = 1e-3
@@ -170,7 +168,8 @@ _DARK_SHARE = 1e-3
 
 def _deviance(counts: Tensor, mean: Tensor) -> Tensor:
     """Return the Poisson deviance per sample: about one where the mean is right."""
-    mean = mean.clamp_min(_LEAST_COUNTS)
+    # In float64: a run ends by differences in the seventh digit.
+    counts, mean = counts.double(), mean.clamp_min(_LEAST_COUNTS).double()
     return 2 * (mean - counts + torch.xlogy(counts, counts / mean)).mean()
 
 
