@@ -80,9 +80,11 @@ def test_a_named_method_leaves_the_family_to_the_image(method, make, family):
     assert (chosen.method, chosen.kernel_family) == (method, family)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "pupil"])
-def test_a_named_family_leaves_the_method_to_the_image(family):
-    for make, method in ((microscope, "richardson-lucy"), (photograph, "dip")):
+@pytest.mark.parametrize(
+    ("family", "counting"), [("gaussian", "dip"), ("pupil", "richardson-lucy")]
+)
+def test_photons_are_counted_under_kernels_of_microscopes_only(family, counting):
+    for make, method in ((microscope, counting), (photograph, "dip")):
         chosen = judged(make(), Settings(kernel_family=family))
         assert (chosen.settings.method, chosen.settings.kernel_family) == (method, family)
         assert "Kernels" not in chosen.reason
@@ -142,4 +144,4 @@ def test_small_planes_are_said_to_tell_nothing():
 
 def test_axes_that_are_not_enlarged_alike_have_no_round_kernel():
     chosen = judged(microscope(), Settings(scale=(1, 2))).settings
-    assert (chosen.method, chosen.kernel_family) == ("richardson-lucy", "gaussian")
+    assert (chosen.method, chosen.kernel_family) == ("dip", "gaussian")

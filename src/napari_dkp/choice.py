@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from napari_dkp import noise
-from napari_dkp.config import MOTION_FAMILIES, KernelFamilyName, Method, Settings
+from napari_dkp.config import OPTICS_FAMILIES, Settings
 from napari_dkp.spectrum import SMALLEST, reaches_noise
 from napari_dkp.windows import liveliest
 
@@ -51,20 +51,19 @@ def choose(
     plane = sample().astype(np.float64)
     window = plane[(slice(None), *liveliest(plane, _WINDOW))]
     sampled = reaches_noise(window, noise.of_plane(window, settings.noise))
+    # An Airy pattern is round in the specimen, hence in pixels enlarged alike.
+    fits = len(set(settings.scales(2))) == 1
     if method == "auto":
-        method = _method(sampled, family)
+        photons = sampled and (
+            known_kernel or family in OPTICS_FAMILIES or (fits and family == "auto")
+        )
+        method = "richardson-lucy" if photons else "dip"
     why = _WHY[sampled] if min(window.shape[1:]) >= SMALLEST else _TOO_SMALL
     reasons = [why, _METHODS[method]]
     if family == "auto" and not known_kernel:
-        # An Airy pattern is round in the specimen, hence in pixels enlarged alike.
-        round_ = len(set(settings.scales(2))) == 1
-        family = "airy" if (sampled or settings.optics) and round_ else "gaussian"
+        family = "airy" if (sampled or settings.optics) and fits else "gaussian"
         reasons.append(_FAMILIES[family])
     return Choice(replace(settings, method=method, kernel_family=family), " ".join(reasons))
-
-
-def _method(sampled: bool, family: KernelFamilyName) -> Method:
-    return "richardson-lucy" if sampled and family not in MOTION_FAMILIES else "dip"
 
 
 _WINDOW = 512

@@ -75,8 +75,8 @@ class RKSConfig:
     sampler : "smc" scores a population on Gram statistics; "paper" reweights a few fresh draws.
     particles : kernels in the population ("smc").
     moves : Metropolis moves per particle and kernel update ("smc").
-    confidence : nats of log-likelihood lost when the misfit doubles ("smc"); at most one with
-        Richardson–Lucy.
+    confidence : nats of log-likelihood lost when the misfit doubles ("smc"); at most one for
+        optics with Richardson–Lucy.
     draws : fresh kernels per kernel update ("paper", L of eq. 4).
     every : image steps per kernel update.
     updates : kernel updates per plane in which a Gaussian kernel is sought while the image forms;
@@ -142,7 +142,7 @@ class PKEConfig:
     steps : Langevin steps per kernel update.
     distance : from the network's kernel to the sampled one: "entropy" or, as published, "squared".
     data_weight : step size of the data term relative to that of the prior term
-        (gamma_1 / gamma_2 of eq. 12); none with Richardson–Lucy.
+        (gamma_1 / gamma_2 of eq. 12); none for optics with Richardson–Lucy.
     """
 
     hidden: tuple[int, ...] = (1000,)

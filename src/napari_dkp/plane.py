@@ -173,7 +173,7 @@ class Parts:
             family = "gaussian"
         if family in OPTICS_FAMILIES and rks.cutoff is None:
             rks = self._with_optics(rks)
-        if self._counts_photons:
+        if self._counts_photons and family in OPTICS_FAMILIES:
             # Its image is cut off before it is sharp, and a kernel that makes up for that too
             # narrow: what the image says of the kernel counts little beside what is known of it.
             rks = replace(rks, confidence=min(rks.confidence, _COUNTING_CONFIDENCE))
