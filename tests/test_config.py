@@ -220,3 +220,10 @@ def test_auto_of_older_runs_stays_what_it_was():
     assert Settings.from_dict(values).kernel_family == "gaussian"
     values["rks"]["sampler"] = "paper"
     assert Settings.from_dict(values).kernel_family == "auto"
+
+
+@pytest.mark.parametrize("family", ["airy", "pupil"])
+def test_kernels_of_microscopes_have_room_for_their_rings(family):
+    assert Settings(scale=1, kernel_family=family).kernel_sizes(2) == (25, 25)
+    assert Settings(scale=2, kernel_family=family).kernel_sizes(2) == (31, 31)
+    assert Settings(scale=2, kernel_family=family, kernel_size=9).kernel_sizes(2) == (9, 9)

@@ -332,7 +332,8 @@ class Settings:
     kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
         extent, so motion has to be named.
-    kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`.
+    kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`; for
+        microscopes 25, or 31 where the image is enlarged.
     preset : fills `iterations` and the configs below where they are None. Richardson–Lucy is the
         same in all of them, with 100 steps at most.
     iterations : image steps per plane, those of the kernel search not counted.
@@ -429,6 +430,9 @@ class Settings:
         """Return the taps along each of `ndim` spatial axes."""
         if self.kernel_size is not None:
             return _expand("kernel_size", self.kernel_size, ndim)
+        if self.kernel_family in OPTICS_FAMILIES:
+            # Wide enough for the rings of an Airy pattern, whose tails fall with the cube only.
+            return tuple(25 if scale == 1 else 31 for scale in self.scales(ndim))
         return tuple(default_kernel_size(scale) for scale in self.scales(ndim))
 
     def to_dict(self) -> dict[str, Any]:
