@@ -11,7 +11,7 @@ from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.spectrum import Cutoff
-from napari_dkp.trials import Optics, try_optics
+from napari_dkp.trials import AiryIntervals, try_optics
 from napari_dkp.windows import liveliest
 
 SIDE = 80
@@ -53,7 +53,7 @@ def tried(
     cutoff: Cutoff = KNOWN,
     interval: tuple[float, float] = DAMPING,
     seed: int = 0,
-) -> Optics:
+) -> AiryIntervals:
     return try_optics(MODEL, *imaged(photons, damping), cutoff, interval, seed)
 
 

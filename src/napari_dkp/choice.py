@@ -52,16 +52,16 @@ def choose(
     window = plane[(slice(None), *liveliest(plane, _WINDOW))]
     sampled = reaches_noise(window, noise.of_plane(window, settings.noise))
     # An Airy pattern is round in the specimen, hence in pixels enlarged alike.
-    fits = len(set(settings.scales(2))) == 1
+    enlarged_alike = len(set(settings.scales(2))) == 1
     if method == "auto":
         photons = sampled and (
-            known_kernel or family in OPTICS_FAMILIES or (fits and family == "auto")
+            known_kernel or family in OPTICS_FAMILIES or (enlarged_alike and family == "auto")
         )
         method = "richardson-lucy" if photons else "dip"
     why = _WHY[sampled] if min(window.shape[1:]) >= SMALLEST else _TOO_SMALL
     reasons = [why, _METHODS[method]]
     if family == "auto" and not known_kernel:
-        family = "airy" if (sampled or settings.optics) and fits else "gaussian"
+        family = "airy" if (sampled or settings.optics) and enlarged_alike else "gaussian"
         reasons.append(_FAMILIES[family])
     return Choice(replace(settings, method=method, kernel_family=family), " ".join(reasons))
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from napari_dkp import _checks
 from napari_dkp.config import BOUNDARIES, MAX_SCALE, PHASES, Boundary, Phase
+from napari_dkp.device import float64_device
 
 
 @dataclass(frozen=True)
@@ -275,9 +276,7 @@ class GramStatistics:
         data : shape (C, *sites).
         """
         taps = int(np.prod(kernel_shape))
-        home = data.device
-        # MPS has no float64; its statistics are small enough to be summed on the CPU.
-        double = torch.device("cpu") if home.type == "mps" else home
+        double = float64_device(data.device)  # the statistics are small, wherever they are summed
         gram = torch.zeros(taps, taps, dtype=torch.float64, device=double)
         cross = torch.zeros(taps, dtype=torch.float64, device=double)
         mean = data.mean()

@@ -75,6 +75,13 @@ def free_memory(device: "torch.device | str") -> int:
     return int(psutil.virtual_memory().available)
 
 
+def float64_device(device: "torch.device") -> "torch.device":
+    """Return where float64 values of a device are kept: MPS has none, the CPU stands in."""
+    import torch
+
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def resolve_precision(precision: "Precision", device: "torch.device") -> "torch.dtype":
     """Return the dtype of the image network; "auto" takes bfloat16 where hardware multiplies it."""
     import torch

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from napari_dkp.config import PKEConfig, RKSConfig, Settings
+from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
 from napari_dkp.noise import Noise
@@ -107,7 +107,9 @@ class Counts:
             return cls(0, 0, 0, 0, steps)
         if rounds := search_rounds(settings):
             updates = sum(_updates(each.steps, each.kernel_after, rks.every) for each in rounds)
-            return cls(1, updates, search.max_sites, sum(each.steps for each in rounds), steps)
+            of_motion = settings.kernel_family in MOTION_FAMILIES
+            max_sites = search.max_sites if of_motion else rks.max_sites
+            return cls(1, updates, max_sites, sum(each.steps for each in rounds), steps)
         updates = _updates(steps, 1, rks.every)
         if rks.sampler == "smc":
             updates = min(updates, rks.updates)

@@ -5,6 +5,7 @@ from torch import Generator, Tensor
 
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.device import float64_device
 from napari_dkp.engine import KernelPrior
 from napari_dkp.families import families
 from napari_dkp.kernel_estimator import KernelEstimator
@@ -51,8 +52,7 @@ class DynamicKernelPrior:
         self._images = 0
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
-        # Likelihoods need float64, which MPS does not have.
-        home = torch.device("cpu") if data.device.type == "mps" else data.device
+        home = float64_device(data.device)  # likelihoods need it
         self._sampler = make_sampler(kernel_families, rks, generator, home)
         self._estimator = KernelEstimator(model, pke, generator, home)
 

@@ -47,9 +47,9 @@ def find_cutoff(
 
     Parameters
     ----------
-    plane : shape (C, h, w).
-    scale : HR pixels per LR sample.
-    noise : of the plane.
+    plane : shape (C, h, w), intensity in any unit.
+    scale : HR pixels per LR sample, along each axis.
+    noise : of the plane, in its unit.
     expected : before the plane is looked at.
 
     Returns
@@ -82,6 +82,12 @@ def reaches_noise(plane: np.ndarray, noise: Noise) -> bool:
 
     Optics that are sampled finely do; in photographs, and whatever else was made small, power
     that belongs to finer detail is folded back to these frequencies.
+
+    Parameters
+    ----------
+    plane : shape (C, h, w); one of fewer than `SMALLEST` pixels along an axis tells nothing, and
+        counts as a photograph.
+    noise : of the plane, in its unit.
     """
     if min(plane.shape[1:]) < SMALLEST or np.ptp(plane) == 0:
         return False
@@ -120,7 +126,7 @@ def _binned(
     ring = _ring(radius[kept], _BINS)
     count = np.bincount(ring, minlength=_BINS)
     mean = np.bincount(ring, power[kept], minlength=_BINS) / np.maximum(count, 1)
-    folding = np.zeros((_BINS, _FINE_BINS))
+    folding = np.zeros(_BINS * _FINE_BINS)
     for shift in np.ndindex(*(2 * s - 1 for s in scale)):
         y, x = (
             (axis[kept] + turn - s + 1) / s
@@ -128,8 +134,9 @@ def _binned(
         )
         inside = (np.abs(y) <= 0.5) & (np.abs(x) <= 0.5)
         pixel = (np.sinc(y[inside]) * np.sinc(x[inside])) ** 2
-        np.add.at(folding, (ring[inside], _ring(np.hypot(y[inside], x[inside]), _FINE_BINS)), pixel)
-    folding /= np.maximum(count, 1)[:, None]
+        place = ring[inside] * _FINE_BINS + _ring(np.hypot(y[inside], x[inside]), _FINE_BINS)
+        folding += np.bincount(place, pixel, minlength=folding.size)
+    folding = folding.reshape(_BINS, _FINE_BINS) / np.maximum(count, 1)[:, None]
     filled = count > 0
     as_tensor = torch.from_numpy
     return (

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from napari_dkp import engine
 from napari_dkp.config import Interval, RichardsonLucyConfig
@@ -16,13 +16,14 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
+from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.windows import liveliest
 
 
 @dataclass(frozen=True)
-class Optics:
+class AiryIntervals:
     """Where trials leave the parameters of an Airy pattern.
 
     Attributes
@@ -42,7 +43,7 @@ def try_optics(
     cutoff: Cutoff,
     damping: Interval,
     seed: int,
-) -> Optics:
+) -> AiryIntervals:
     """Try Airy patterns on a piece of a plane.
 
     Parameters
@@ -56,7 +57,7 @@ def try_optics(
 
     Returns
     -------
-    Optics, about one posterior standard deviation to either side of the mean.
+    AiryIntervals, about one posterior standard deviation to either side of the mean.
     """
     window = liveliest(data, _WINDOW)
     piece = data[(slice(None), *window)]
@@ -86,7 +87,7 @@ def try_optics(
     shift, width = _moments(offsets, weight.sum(1))
     level, breadth = _moments(dampings, weight.sum(0))
     low, high = damping
-    return Optics(
+    return AiryIntervals(
         (
             cutoff.frequency * math.exp(shift - width),
             min(cutoff.frequency * math.exp(shift + width), 1.0),
@@ -99,8 +100,7 @@ def _deviance(
     model: Degradation, piece: Tensor, noise: Noise, kernel: Tensor, seed: int
 ) -> tuple[float, int]:
     """Return the least deviance of held-out photons under a kernel, and after how many steps."""
-    generator = Generator().manual_seed(seed)
-    restorer = RichardsonLucyRestorer(model, piece, noise, _PLAIN, generator)
+    restorer = RichardsonLucyRestorer(model, piece, noise, _PLAIN, make_generator(seed))
     states = engine.alternate(restorer, KnownKernel(kernel), model.upsample(piece), _STEPS)
     return min((state.loss, state.step) for state in states)
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from napari_dkp.config import RichardsonLucyConfig
 from napari_dkp.degradation import Degradation
+from napari_dkp.device import float64_device
 from napari_dkp.engine import RestorerStep
 from napari_dkp.noise import Noise, split
 
@@ -43,7 +44,6 @@ class RichardsonLucyRestorer:
         generator: Generator,
     ) -> None:
         self._model = model
-        self._data = data
         self._noise = noise
         self._config = config
         counts = noise.counts(data)
@@ -60,7 +60,7 @@ class RichardsonLucyRestorer:
         # √x of an image grows with its light as √level does, and so does what is structure in it.
         self._strength = 0.5 * config.strength * level.rsqrt()
         self._change: Tensor | None = None
-        self._dual = _hessian(torch.zeros_like(self._image))
+        self._dual = self._image.new_zeros(2, len(data), 3, *model.domain_shape)
         self._weight = torch.zeros_like(self._image)
         self._steps = 0
         self._best = math.inf
@@ -83,7 +83,7 @@ class RichardsonLucyRestorer:
         return RestorerStep(
             self._in_intensity(self._image.sum(0)),
             self._model.crop(self._in_intensity(self._best_image.sum(0))),
-            loss.float(),
+            loss.to(self._image),
             self._best_residual,
             done=self._steps - self._best_step >= self._config.patience,
         )
@@ -97,7 +97,7 @@ class RichardsonLucyRestorer:
         self._transfer = self._model.transfer(kernel)
         ones = torch.ones_like(self._halves[:1])
         # Past the frame few samples see a pixel: its image would grow out of next to nothing.
-        self._sensitivity = self._model.adjoint(ones, kernel).clamp_min(_LEAST_SENSITIVITY)
+        self._sensitivity = self._adjoint(ones).clamp_min(_LEAST_SENSITIVITY)
         self._best = math.inf
 
     def _descend(self) -> None:
@@ -169,7 +169,9 @@ _DARK_SHARE = 1e-3
 def _deviance(counts: Tensor, mean: Tensor) -> Tensor:
     """Return the Poisson deviance per sample: about one where the mean is right."""
     # In float64: a run ends by differences in the seventh digit.
-    counts, mean = counts.double(), mean.clamp_min(_LEAST_COUNTS).double()
+    home = float64_device(counts.device)
+    mean = mean.clamp_min(_LEAST_COUNTS).to(home, torch.float64)
+    counts = counts.to(home, torch.float64)
     return 2 * (mean - counts + torch.xlogy(counts, counts / mean)).mean()
 
 
