@@ -2,7 +2,8 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from napari_dkp._napari.form import ENTRIES, Form
+from napari_dkp._napari.form import Form
+from napari_dkp._napari.wording import ENTRIES
 from napari_dkp.config import (
     PRESETS,
     DIPConfig,

@@ -112,7 +112,7 @@ class RestoreWidget(QWidget):
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("Stop and keep what has been reached.")
         self.status = QLabel()
-        self.plot = CurvePlot("Misfit to the image", "appears after the search for a motion")
+        self.plot = CurvePlot("Misfit to the image", "appears when the restoration begins")
         self.plot.setToolTip(
             "How far the restored image, blurred again, is from the image: root mean square, in "
             "the image's intensity units."

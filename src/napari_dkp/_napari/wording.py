@@ -1,0 +1,260 @@
+"""The words in which forms ask: for every field of the configs what a person reads, and what fits.
+
+Types and defaults come from the dataclasses.
+"""
+
+from dataclasses import dataclass
+
+from napari_dkp.config import (
+    MAX_SCALE,
+    DIPConfig,
+    NoiseConfig,
+    OpticsConfig,
+    PKEConfig,
+    RichardsonLucyConfig,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
+
+AUTOMATIC = "automatic"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one field is asked for.
+
+    Attributes
+    ----------
+    label : what stands before the field.
+    tip : what it means, with the unit; shown while the pointer rests on it.
+    low, high : range of a number.
+    unset : what stands in place of `low`, which then counts as no value at all.
+    unit : what stands behind a real number.
+    names : of the options of a choice, by value.
+    """
+
+    label: str
+    tip: str
+    low: float = 0
+    high: float = 2**31 - 1
+    unset: str | None = None
+    unit: str = ""
+    names: dict[str, str] | None = None
+
+
+ENTRIES: dict[type, dict[str, Entry]] = {
+    Settings: {
+        "scale": Entry(
+            "Enlarge",
+            "Restored pixels per image pixel, along each axis; ×1 only removes the blur.",
+            1,
+            MAX_SCALE,
+        ),
+        "axes": Entry(
+            "Axes",
+            "Meaning of each image axis, e.g. ZYX or TCYX; empty: from the layer's axis labels.",
+        ),
+        "method": Entry(
+            "Method",
+            "How the image is restored: by a network that is fitted to this image alone, or by "
+            "counting photons (seconds). Automatic counts photons in microscope images.",
+            names={
+                "auto": "Automatic",
+                "dip": "Deep image prior",
+                "richardson-lucy": "Richardson–Lucy",
+            },
+        ),
+        "kernel_family": Entry(
+            "Blur",
+            "What blurred the image. Automatic tells microscopes from other optics; motion has to "
+            "be named.",
+            names={
+                "auto": "Automatic",
+                "gaussian": "Optics, out of focus",
+                "airy": "Microscope",
+                "pupil": "Microscope, aberrated",
+                "line": "Straight motion",
+                "trajectory": "Camera shake",
+            },
+        ),
+        "kernel_size": Entry(
+            "Kernel size",
+            "Width of the blur kernel in restored pixels, odd.",
+            1,
+            255,
+        ),
+        "preset": Entry(
+            "Quality",
+            "Better takes longer. Sets the steps and all numbers below.",
+            names={
+                "fast": "Fast",
+                "balanced": "Balanced",
+                "best": "Best",
+                "paper": "As published",
+            },
+        ),
+        "iterations": Entry(
+            "Steps",
+            "Steps per image plane, not counting the search for a kernel.",
+            0,
+            1_000_000,
+            unset=AUTOMATIC,
+        ),
+        "phase": Entry(
+            "Pixel grid",
+            "Where image pixels lie among restored ones. Only benchmarks need the second.",
+            names={"area": "Overlays the image", "fkp": "Published benchmark"},
+        ),
+        "boundary": Entry(
+            "Border",
+            "What lies outside the image: the scene goes on, or the image repeats itself.",
+            names={"free": "Scene goes on", "circular": "Image repeats"},
+        ),
+        "device": Entry("Compute on", "Where to compute, and the memory that is free there."),
+        "precision": Entry(
+            "Precision",
+            "Of the image network; bfloat16 is faster where the hardware has it.",
+            names={"auto": "Automatic", "float32": "32 bit", "bfloat16": "bfloat16"},
+        ),
+        "seed": Entry("Random seed", "The same seed gives the same result.", 0, 2**63 - 1),
+    },
+    RKSConfig: {
+        "sampler": Entry(
+            "Sampler",
+            "A population of kernels that follows the data, or a few fresh draws as published.",
+            names={"smc": "Population", "paper": "As published"},
+        ),
+        "particles": Entry("Kernels", "Kernels in the population.", 8, 65536),
+        "moves": Entry("Moves", "Moves of every kernel per step.", 0, 100),
+        "confidence": Entry(
+            "Confidence", "Log-likelihood that a kernel loses when its misfit doubles.", 1e-3, 1e6
+        ),
+        "draws": Entry(
+            "Draws", "Fresh kernels per kernel update, sampler 'As published'.", 1, 10000
+        ),
+        "every": Entry(
+            "Steps between", "Image steps from one kernel update to the next.", 1, 10000
+        ),
+        "updates": Entry(
+            "Kernel updates", "After so many, the kernel of optics stands and the image goes on.", 2
+        ),
+        "max_sites": Entry(
+            "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
+        ),
+        "gaussian_variance": Entry(
+            "Optics range", "Smallest and largest variance, restored pixels squared."
+        ),
+        "cutoff": Entry(
+            "Cut-off", "Optical cut-off of a microscope, cycles per restored pixel: low, high."
+        ),
+        "damping": Entry(
+            "Damping", "What a microscope's contrast at the cut-off is of the ideal: low, high."
+        ),
+        "aberration": Entry("Aberration", "Largest of each aberration, waves RMS.", 0, 0.5),
+        "line_length": Entry("Motion length", "Shortest and longest motion, restored pixels."),
+        "line_width": Entry("Motion width", "Sigma across the motion, restored pixels."),
+        "path_extent": Entry("Shake extent", "Smallest and largest shake, restored pixels."),
+        "path_width": Entry("Shake width", "Sigma across the path, restored pixels."),
+    },
+    PKEConfig: {
+        "hidden": Entry("Hidden units", "Units of each hidden layer of the kernel network."),
+        "learning_rate": Entry("Learning rate", "Step size of Adam.", 1e-8, 1),
+        "warm_up": Entry("Warm-up", "Steps on random kernels before the image is looked at."),
+        "steps": Entry("Network steps", "Steps of the kernel network per kernel update.", 1),
+        "distance": Entry(
+            "Pull",
+            "How the kernel is held to the random kernels.",
+            names={"entropy": "By entropy", "squared": "As published"},
+        ),
+        "data_weight": Entry(
+            "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
+        ),
+    },
+    SearchConfig: {
+        "rounds": Entry("Rounds", "Images that are formed, all from the start.", 1),
+        "steps": Entry("Round length", "Steps per round, no more than those of the run.", 1),
+        "settled": Entry("Settled", "Share of a round after which its kernels count.", 0, 1),
+        "memory": Entry(
+            "Memory", "Share of what the later rounds said that a kernel update keeps.", 0, 1
+        ),
+        "left_out": Entry(
+            "Left out", "Share of the image's pixels that a round does not see.", 0, 0.9
+        ),
+        "data_weight": Entry(
+            "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
+        ),
+        "max_sites": Entry(
+            "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
+        ),
+        "channels": Entry("Channels", "Width of the small network of the search.", 4, 1024),
+    },
+    DIPConfig: {
+        "network": Entry(
+            "Network",
+            "The light one is faster; the other is for comparison with the publication.",
+            names={"light": "Light", "published": "As published"},
+        ),
+        "channels": Entry(
+            "Channels",
+            "Width of the light network at its coarse scales; the finest has a quarter.",
+            4,
+            1024,
+        ),
+        "optimiser": Entry(
+            "Optimiser",
+            "Muon needs a third of the steps; Adam is for comparison with the publication.",
+            names={"muon": "Muon", "adam": "Adam, as published"},
+        ),
+        "learning_rate": Entry("Learning rate", "Step size of the network's fit.", 1e-8, 1),
+        "settling": Entry(
+            "Settling", "Share of the learning rate that is left at the end of the run.", 0, 1
+        ),
+        "ssim_fraction": Entry(
+            "Structure first",
+            "Share of the run that fits structure (SSIM); squared error follows.",
+            0,
+            1,
+        ),
+        "gradient_weight": Entry(
+            "Smoothness",
+            "Weight of the prior on image gradients at the end of the run; 0 leaves it out.",
+            0,
+            1e6,
+        ),
+        "gradient_growth": Entry(
+            "Smooth later", "How late in the run smoothness counts; 0: from the start.", 0, 100
+        ),
+    },
+    RichardsonLucyConfig: {
+        "strength": Entry(
+            "Smoothness",
+            "Weight of the penalty on ripple, which is noise; 0 leaves it out.",
+            0,
+            1e3,
+        ),
+        "patience": Entry("Patience", "Steps without gain after which the run ends.", 1),
+    },
+    OpticsConfig: {
+        "numerical_aperture": Entry(
+            "Aperture (NA)", "Numerical aperture of the objective.", 0, 2, unset="unknown"
+        ),
+        "wavelength": Entry(
+            "Wavelength", "Of the light that the camera sees.", 0, 1e6, unset="unknown", unit="nm"
+        ),
+        "pixel_size": Entry(
+            "Pixel size", "Of the image, in the specimen.", 0, 1e9, unset="unknown", unit="nm"
+        ),
+    },
+    NoiseConfig: {
+        "gain": Entry(
+            "Gain",
+            "Intensity per photoelectron. Unknown: all three are estimated from the image.",
+            0,
+            1e9,
+            unset="estimated",
+        ),
+        "offset": Entry("Offset", "Intensity of a dark pixel.", -1e9, 1e9),
+        "read_noise": Entry("Read noise", "Standard deviation in the dark, intensity.", 0, 1e9),
+    },
+}
