@@ -178,6 +178,37 @@ def test_gradients_of_forward(model):
 
 
 @every_geometry
+def test_scattered_samples_lie_a_scale_apart_and_are_gathered_again(model):
+    data = random_data(model, 2)
+    grid = model.scatter(data)
+    assert grid.shape == (2, *model.grid_shape)
+    expected = np.zeros(grid.shape)
+    for index in np.ndindex(*model.lr_shape):
+        site = tuple(i * s for i, s in zip(index, model.scale, strict=True))
+        expected[:, *site] = data.numpy()[:, *index]
+    np.testing.assert_array_equal(grid.numpy(), expected)
+    assert torch.equal(model.gather(grid), data)
+    grid = torch.rand(grid.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    left, right = (model.gather(grid) * data).sum(), (grid * model.scatter(data)).sum()
+    assert left.item() == pytest.approx(right.item(), rel=1e-12)
+
+
+@every_geometry
+def test_samples_are_gathered_from_a_product_of_spectra_on_the_grid(model):
+    """The domain comes first on the grid, and no sample sees what pads it."""
+    image, kernel = random_image(model), random_kernels(model)[0]
+    missing = [n - m for n, m in zip(model.grid_shape, model.domain_shape, strict=True)]
+    assert min(missing) >= 0
+    if model.boundary == "circular":
+        assert not any(missing)
+    grid = np.pad(image.numpy(), [(0, n) for n in missing], constant_values=7.0)
+    spectrum = torch.fft.rfftn(torch.from_numpy(grid)) * model.transfer(kernel)
+    blurred = torch.fft.irfftn(spectrum, s=model.grid_shape)
+    expected = brute_forward(model, image.numpy(), kernel.numpy())
+    np.testing.assert_allclose(model.gather(blurred).numpy(), expected, atol=1e-12)
+
+
+@every_geometry
 def test_gram_misfit_is_the_misfit_of_the_forward_model(model):
     image, data, kernels = random_image(model, 2), random_data(model, 2), random_kernels(model, 3)
     expected = [(model.forward(image, kernel) - data).square().mean() for kernel in kernels]

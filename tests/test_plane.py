@@ -10,13 +10,15 @@ import torch
 from tiny import TINY, settings
 
 from napari_dkp import memory, plane
-from napari_dkp.config import DIPConfig, SearchConfig, Settings
+from napari_dkp.config import DIPConfig, RichardsonLucyConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
+from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import Round
+from napari_dkp.state import Stop
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,50 @@ def test_a_scout_is_small_and_has_no_gradient_prior():
         scout = parts.scout(10, make_generator(1))
         losses.append([scout.step(KERNEL).loss.item() for _ in range(3)])
     assert losses[0] == losses[1]
+
+
+COUNTING = {"method": "richardson-lucy", "kernel_family": "airy"}
+
+
+def test_photons_are_counted_in_stages(monkeypatch):
+    made = []
+    monkeypatch.setattr(plane, "CountingRestorer", lambda *arguments: made.append(arguments))
+    config = RichardsonLucyConfig(strength=0.3, patience=7)
+    parts, model, data = parts_of(settings(richardson_lucy=config, **COUNTING))
+    parts.restorer(make_generator(1))
+    (found,) = made
+    assert (found[0], *found[2:]) == (model, config)
+    assert torch.equal(found[1].counts.sum(0), NOISE.counts(data).round())
+
+
+def test_a_scout_that_counts_photons_does_not_end_before_its_steps():
+    """Whatever the patience of what restores the image: flat light is told best at the start."""
+    model = Degradation((30, 32), (1, 1), (5, 5))
+    data = torch.poisson(torch.full((1, 30, 32), 20.0), generator=make_generator(0)) / 20
+    config = RichardsonLucyConfig(patience=1)
+    resolved = settings(richardson_lucy=config, **COUNTING).resolve()
+    parts = Parts(model, data, (0.0, 1.0), Noise(1 / 20, 0.0), resolved)
+    scout = parts.scout(25, make_generator(1))
+    assert isinstance(scout, RichardsonLucyRestorer)
+    steps = [scout.step(KERNEL) for _ in range(25)]
+    assert not any(step.done for step in steps)
+    assert min(float(step.loss) for step in steps) < float(steps[-1].loss)
+
+
+def test_a_plane_of_photons_is_searched_and_then_restored():
+    config = RichardsonLucyConfig(patience=2)
+    resolved = settings(richardson_lucy=config, iterations=120, **COUNTING).resolve()
+    (search,) = search_rounds(resolved)
+    model = Degradation((16, 18), (1, 1), (5, 5))
+    light = torch.rand(1, *model.lr_shape, generator=make_generator(0))
+    data = torch.poisson(40 * light, generator=make_generator(1)) / 40
+    noise = Noise(1 / 40, 0.0)
+    states = list(plane.fit(model, data, (0.0, 1.0), noise, resolved))
+    assert [state.step for state in states] == list(range(1, len(states) + 1))
+    assert states[-1].stop is Stop.COMPLETED
+    assert len(states) > search.steps
+    assert {state.n_steps for state in states} == {search.steps + 120}
+    assert states[-1].image.isfinite().all()
 
 
 NOISE = Noise(1e-3, 0.0)

@@ -34,6 +34,7 @@ def state(monkeypatch) -> State[np.ndarray]:
         stop=Stop.RUNNING,
         plane=(1,),
         searching=True,
+        report=None,
     )
 
 

@@ -98,6 +98,14 @@ def restore(
         str | None, _choice("Numbers of the image network.", PRECISIONS, "auto")
     ] = None,
     seed: Annotated[int | None, _option("Of every random draw.", "N", "0")] = None,
+    diagnostics: Annotated[
+        bool,
+        typer.Option(
+            "--diagnostics",
+            help="Also write OUT_residual.tif, in units of the noise, and, where photons are "
+            "counted, OUT_uncertainty.tif, half of a 90 % interval.",
+        ),
+    ] = False,
     optics: Annotated[
         str | None,
         _option(
@@ -147,13 +155,14 @@ def restore(
             "device": device,
             "precision": precision,
             "seed": seed,
+            "diagnostics": diagnostics or None,
             "optics": _numbers("optics", optics, OpticsConfig),
             "noise": _numbers("noise", noise, NoiseConfig),
         }
         base, known = io.read_settings(settings_file) if settings_file else (Settings(), None)
         base = replace(base, axes=None)  # those of this image count, not those of that run's
         settings = _overridden(base, {name: v for name, v in given.items() if v is not None})
-        outputs = io.Outputs.beside(output)
+        outputs = io.Outputs.beside(output, diagnostics=settings.diagnostics)
         for given_file in (source, kernel, settings_file):
             if given_file is not None:
                 outputs.spare(given_file)
@@ -168,11 +177,11 @@ def restore(
                 f"{picture.name} holds {picture.others + 1} images; this is the first.", err=True
             )
         restoration = _run(picture.image, settings, psf)
-        io.write(outputs, restoration, picture, overwrite=overwrite)
+        written = io.write(outputs, restoration, picture, overwrite=overwrite)
         pixel_size = picture.pixel_size.enlarged((y_scale, x_scale))
         spacing = (pixel_size.sizes["Y"], pixel_size.sizes["X"])
         typer.echo(_figures(restoration, spacing, pixel_size.unit))
-        typer.echo(f"{outputs.image}\n{outputs.kernel}\n{outputs.settings}")
+        typer.echo("\n".join(map(str, written)))
 
 
 @app.command()
@@ -230,6 +239,7 @@ def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -
     """Run to the end, or to the first Ctrl-C."""
     from napari_dkp.device import describe_device, free_memory
     from napari_dkp.estimate import estimate
+    from napari_dkp.report import summary
     from napari_dkp.stack import Run
     from napari_dkp.state import Stop
 
@@ -251,6 +261,8 @@ def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -
             if interrupt.asked:
                 break
     restoration = run.result()
+    if text := summary(restoration.reports):
+        typer.echo(text, err=True)
     if restoration.stop is not Stop.COMPLETED:
         typer.echo(restoration.stop.sentence, err=True)
     if restoration.stop is Stop.CANCELLED and run.n_planes > 1:

@@ -72,6 +72,13 @@ class Degradation:
             for low, n, high in zip(self._before, self.hr_shape, self._after, strict=True)
         )
 
+    @cached_property
+    def grid_shape(self) -> tuple[int, ...]:
+        """Shape of the grid of the Fourier transform: the domain first, then what pads it."""
+        if self.boundary == "circular":
+            return self.domain_shape
+        return tuple(int(next_fast_len(n, real=True)) for n in self.domain_shape)
+
     def crop(self, image: Tensor) -> Tensor:
         """Return the HR frame of an image on the domain, shape (..., *hr_shape)."""
         return _window(image, self._before, self.hr_shape)
@@ -104,9 +111,9 @@ class Degradation:
 
     def forward_by(self, transfer: Tensor, image: Tensor) -> Tensor:
         """Return A x for the kernel of this `transfer`, which may serve many images."""
-        spectrum = torch.fft.rfftn(image, s=self._fft_shape, dim=self._axes) * transfer
-        blurred: Tensor = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
-        return blurred[self._sites]
+        spectrum = torch.fft.rfftn(image, s=self.grid_shape, dim=self._axes) * transfer
+        blurred: Tensor = torch.fft.irfftn(spectrum, s=self.grid_shape, dim=self._axes)
+        return self.gather(blurred)
 
     def adjoint(self, residual: Tensor, kernel: Tensor) -> Tensor:
         """Return A^T r: (..., *lr_shape) to (..., *domain_shape)."""
@@ -114,11 +121,19 @@ class Degradation:
 
     def adjoint_by(self, transfer: Tensor, residual: Tensor) -> Tensor:
         """Return A^T r for the kernel of this `transfer`, which may serve many residuals."""
-        raised = residual.new_zeros(*residual.shape[: -self.ndim], *self._fft_shape)
-        raised[self._sites] = residual
-        spectrum = torch.fft.rfftn(raised, dim=self._axes) * transfer.conj()
-        image = torch.fft.irfftn(spectrum, s=self._fft_shape, dim=self._axes)
+        spectrum = torch.fft.rfftn(self.scatter(residual), dim=self._axes) * transfer.conj()
+        image = torch.fft.irfftn(spectrum, s=self.grid_shape, dim=self._axes)
         return _window(image, (0,) * self.ndim, self.domain_shape)
+
+    def scatter(self, samples: Tensor) -> Tensor:
+        """Return samples (..., *lr_shape) on the grid of the transform, zero between them."""
+        grid = samples.new_zeros(*samples.shape[: -self.ndim], *self.grid_shape)
+        grid[self._sites] = samples
+        return grid
+
+    def gather(self, grid: Tensor) -> Tensor:
+        """Undo `scatter`."""
+        return grid[self._sites]
 
     def transfer(self, kernel: Tensor) -> Tensor:
         """Return the transfer function of a kernel; the grid's offset puts sample 0 at index 0."""
@@ -126,7 +141,7 @@ class Degradation:
             if between:
                 zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
                 kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
-        for axis, n in zip(self._axes, self._fft_shape, strict=True):
+        for axis, n in zip(self._axes, self.grid_shape, strict=True):
             kernel = _wrapped(kernel, axis, n)
         offset = [
             -(first + before + reach - 1)
@@ -209,12 +224,6 @@ class Degradation:
             max(0, first + reach - s)
             for first, reach, s in zip(self._first, self._reach, self.scale, strict=True)
         )
-
-    @cached_property
-    def _fft_shape(self) -> tuple[int, ...]:
-        if self.boundary == "circular":
-            return self.domain_shape
-        return tuple(int(next_fast_len(n, real=True)) for n in self.domain_shape)
 
     @cached_property
     def _sites(self) -> tuple[EllipsisType | slice, ...]:

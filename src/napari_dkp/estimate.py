@@ -161,8 +161,8 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         step = restorer.step(kernel)
-    # On CUDA the first steps are not yet replayed.
-    n_steps = 6 if device.startswith("cuda") else 2
+    # On CUDA the first steps are not yet replayed; elsewhere other programs come in between.
+    n_steps = 6
     _, image_seconds = _timed(lambda: restorer.step(kernel), device, n_steps)
     _, search_seconds = _timed(lambda: scout.step(kernel), device, n_steps)
     _, kernel_seconds = _timed(lambda: prior.step(step.image), device)

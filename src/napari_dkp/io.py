@@ -76,15 +76,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The three files of a restoration; they lie side by side."""
+    """The files of a restoration; they lie side by side."""
 
     image: Path
     kernel: Path
     settings: Path
+    residual: Path | None = None
+    uncertainty: Path | None = None
 
     @classmethod
-    def beside(cls, path: str | os.PathLike[str]) -> "Outputs":
-        """Name kernel and settings after the image.
+    def beside(cls, path: str | os.PathLike[str], *, diagnostics: bool = False) -> "Outputs":
+        """Name the others after the image, with diagnostics also residual and uncertainty.
 
         Raises
         ------
@@ -102,7 +104,15 @@ class Outputs:
             image,
             image.with_name(f"{stem}_kernel.tif"),
             image.with_name(f"{stem}_settings.json"),
+            image.with_name(f"{stem}_residual{ending}") if diagnostics else None,
+            image.with_name(f"{stem}_uncertainty{ending}") if diagnostics else None,
         )
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that may be written."""
+        every = (self.image, self.kernel, self.settings, self.residual, self.uncertainty)
+        return tuple(path for path in every if path is not None)
 
     def check(self, n_bytes: int, *, overwrite: bool = False) -> None:
         """Find out before a long run whether its result could be written.
@@ -124,8 +134,7 @@ class Outputs:
             raise FileNotFoundError(f"output: the folder '{folder}' does not exist")
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"output: the folder '{folder}' may not be written to")
-        paths = (self.image, self.kernel, self.settings)
-        taken = [path for path in paths if path.is_dir() or (path.exists() and not overwrite)]
+        taken = [path for path in self.paths if path.is_dir() or (path.exists() and not overwrite)]
         if taken:
             names = ", ".join(f"'{path}'" for path in taken)
             raise FileExistsError(
@@ -145,7 +154,7 @@ class Outputs:
 
     def spare(self, source: Path) -> None:
         """Refuse outputs that would replace a file they are made from."""
-        for path in (self.image, self.kernel, self.settings):
+        for path in self.paths:
             if path.exists() and source.exists() and path.samefile(source):
                 raise ValueError(f"output: '{path}' is an input; choose another name")
 
@@ -226,8 +235,8 @@ def write(
     source: Picture,
     *,
     overwrite: bool = False,
-) -> None:
-    """Write restored image, kernel and settings side by side.
+) -> list[Path]:
+    """Write restored image, kernel, settings and what diagnostics there are side by side.
 
     Image and kernel carry the pixel size of the restored grid. Axes are stored in the order that
     the format asks for: T, C, Z, Y, X in OME-TIFF, T, Z, C, Y, X for ImageJ.
@@ -238,6 +247,10 @@ def write(
     restoration : what to write; `restoration.settings.axes` names its axes.
     source : the image it came from.
     overwrite : replace existing files.
+
+    Returns
+    -------
+    What was written.
 
     Raises
     ------
@@ -264,6 +277,7 @@ def write(
         "stop": restoration.stop.name.lower(),
         "steps": restoration.steps,
         "choice": restoration.choice,
+        "reports": [None if r is None else r.figures() for r in restoration.reports],
         "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
         "pixel_size": {**pixel_size.sizes, "unit": pixel_size.unit},
     }
@@ -276,6 +290,16 @@ def write(
         _write_imagej(part, restoration.kernel, kernel_axes, pixel_size)
     with _whole(outputs.settings) as part:
         part.write_text(text, encoding="utf-8")
+    written = [outputs.image, outputs.kernel, outputs.settings]
+    for path, values, size in (
+        (outputs.residual, restoration.residual, source.pixel_size),
+        (outputs.uncertainty, restoration.uncertainty, pixel_size),
+    ):
+        if path is not None and values is not None:
+            with _whole(path) as part:
+                save(part, values, axes, size)
+            written.append(path)
+    return written
 
 
 def _ending(path: Path, endings: tuple[str, ...]) -> str | None:

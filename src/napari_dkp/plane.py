@@ -20,11 +20,15 @@ from napari_dkp.device import resolve_precision
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.randomness import make_generator
+from napari_dkp.report import Report, examine
+from napari_dkp.restorers.counting import CountingRestorer
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.restorers.networks import finest_channels
+from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
+from napari_dkp.state import Stop
 from napari_dkp.trials import try_optics
 
 
@@ -80,7 +84,10 @@ def _fit(
     else:
         prior = parts.prior(generator)
     for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
-        yield replace(state, step=n_search + state.step, n_steps=n_steps)
+        report = None
+        if state.stop is Stop.COMPLETED:
+            report = parts.report(restorer, state.kernel)
+        yield replace(state, step=n_search + state.step, n_steps=n_steps, report=report)
 
 
 class Parts:
@@ -118,11 +125,14 @@ class Parts:
         self._search = settings.search
         self._dip = settings.dip
         self._precision = resolve_precision(settings.precision, data.device)
+        self._diagnostics = settings.diagnostics
+        self._width_spread: float | None = None  # of the kernel, once optics are found
 
-    def restorer(self, generator: RandomGenerator) -> engine.ImageRestorer:
+    def restorer(self, generator: RandomGenerator) -> DIPRestorer | CountingRestorer:
         """Return the restorer of the image that is handed out."""
         if self._counts_photons:
-            return self._make_counting(generator)
+            halves = self._halves(generator)
+            return CountingRestorer(self._model, halves, self._richardson_lucy)
         return self._make_dip(self._dip, self.n_steps, generator)
 
     def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
@@ -137,7 +147,7 @@ class Parts:
         image, which narrows the kernel.
         """
         if self._counts_photons:
-            return self._make_counting(generator, patience=n_steps)
+            return RichardsonLucyRestorer(self._model, self._halves(generator), patience=n_steps)
         search = self._search
         shape = self._data.shape[-2:]
         seen = torch.rand(shape, generator=generator) >= search.left_out
@@ -159,6 +169,17 @@ class Parts:
             whitened=True,
             memory=search.memory,
             burn_in=burn_in(search),
+        )
+
+    def report(self, restorer: DIPRestorer | CountingRestorer, kernel: Tensor) -> Report:
+        """Return what there is to trust in the latest estimate of that restorer."""
+        return examine(
+            self._data,
+            restorer.evidence(),
+            self._noise,
+            kernel,
+            width_spread=self._width_spread,
+            maps=self._diagnostics,
         )
 
     def kept_memory(self) -> AbstractContextManager[None]:
@@ -189,14 +210,11 @@ class Parts:
         plane = self._data.cpu().double().numpy()
         cutoff = find_cutoff(plane, self._model.scale, self._noise, expected)
         optics = try_optics(self._model, self._data, self._noise, cutoff, rks.damping, self._seed)
+        self._width_spread = optics.spread
         return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
 
-    def _make_counting(
-        self, generator: RandomGenerator, patience: int | None = None
-    ) -> RichardsonLucyRestorer:
-        config = self._richardson_lucy
-        config = replace(config, patience=patience or config.patience)
-        return RichardsonLucyRestorer(self._model, self._data, self._noise, config, generator)
+    def _halves(self, generator: RandomGenerator) -> PhotonHalves:
+        return PhotonHalves(self._model, self._data, self._noise, generator)
 
     def _make_dip(
         self,

@@ -35,6 +35,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
 from napari_dkp.noise import of_plane as noise_of
 from napari_dkp.plane import fit, search_rounds
+from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 
 
@@ -153,15 +154,17 @@ class Run:
             state = self._states.get(index)
             planes.append(self._interpolated(index) if state is None else state.image)
             kernels.append((state or latest).kernel)
+        reports = tuple(
+            None if index not in self._states else self._states[index].report
+            for index in self._planes
+        )
         looped = tuple(self._image.shape[axis] for axis in self._looped)
-        image = np.stack(planes).reshape(*looped, *planes[0].shape)
-        image = np.moveaxis(image, range(len(looped)), self._looped)
         complete = len(self._states) == self.n_planes and latest.stop is not Stop.RUNNING
         stop = Stop.CANCELLED
         if complete:
             stop = Stop.DIVERGED if self._diverged else Stop.COMPLETED
         return Restoration(
-            image=np.ascontiguousarray(image),
+            image=self._along_loops(planes),
             kernel=np.stack(kernels).reshape(*looped, *latest.kernel.shape),
             settings=self.settings,
             seed=self.settings.seed,
@@ -172,7 +175,26 @@ class Run:
             steps=self._steps,
             known_kernel=self._kernel is not None,
             choice=self.choice,
+            reports=reports,
+            residual=self._map([None if report is None else report.residual for report in reports]),
+            uncertainty=self._map(
+                [None if report is None else report.uncertainty for report in reports]
+            ),
         )
+
+    def _along_loops(self, planes: list[np.ndarray]) -> np.ndarray:
+        """Put one array per plane where the input has its planes."""
+        looped = tuple(self._image.shape[axis] for axis in self._looped)
+        image = np.stack(planes).reshape(*looped, *planes[0].shape)
+        return np.ascontiguousarray(np.moveaxis(image, range(len(looped)), self._looped))
+
+    def _map(self, planes: list[np.ndarray | None]) -> np.ndarray | None:
+        """Put what some planes have where the input has its planes."""
+        present = [plane for plane in planes if plane is not None]
+        if not present:
+            return None
+        empty = np.full_like(present[0], np.nan)
+        return self._along_loops([empty if plane is None else plane for plane in planes])
 
     def _check_values(self, image: Any) -> None:
         """Check arrays in memory and single planes now; lazy planes are when they are read."""
@@ -205,6 +227,7 @@ class Run:
                 stop=self._stop(state.stop, number),
                 plane=index,
                 searching=state.searching,
+                report=_as_seen(state.report, scaling, self._order),
             )
 
     def _stop(self, stop: Stop, number: int) -> Stop:
@@ -303,6 +326,7 @@ def iter_restore(
     device: str = "auto",
     precision: Precision = "auto",
     seed: int = 0,
+    diagnostics: bool = False,
     optics: OpticsConfig | None = None,
     noise: NoiseConfig | None = None,
     rks: RKSConfig | None = None,
@@ -318,7 +342,8 @@ def iter_restore(
     image : numpy, dask, zarr or torch array of integers or floats.
     kernel : known PSF in HR pixels, shape (K, K); None finds it.
     scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, optics, noise, rks, pke, search, dip, richardson_lucy : see `Settings`.
+precision, seed, diagnostics, optics, noise, rks, pke, search, dip, richardson_lucy : as of \
+`Settings`.
 
     Returns
     -------
@@ -349,6 +374,7 @@ precision, seed, optics, noise, rks, pke, search, dip, richardson_lucy : see `Se
         device=device,
         precision=precision,
         seed=seed,
+        diagnostics=diagnostics,
         optics=optics,
         noise=noise,
         rks=rks,
@@ -433,6 +459,18 @@ def _fetched(
     """Bring image and kernel of a plane's state to the host, as users see them."""
     image = _as_read(scaling.restore(state.image.cpu().numpy()), order)
     return _sealed(image), _sealed(state.kernel.cpu().numpy().copy())
+
+
+def _as_seen(report: Report | None, scaling: _Scaling, order: list[int]) -> Report | None:
+    """Give the images of a report the axes, and the unit, that users know."""
+    if report is None:
+        return None
+    residual, uncertainty = report.residual, report.uncertainty
+    return replace(
+        report,
+        residual=None if residual is None else _as_read(residual, order),
+        uncertainty=None if uncertainty is None else _as_read(scaling.range * uncertainty, order),
+    )
 
 
 def _as_read(plane: np.ndarray, order: list[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from napari_dkp.config import Settings
+    from napari_dkp.report import Report
 
 Array = TypeVar("Array")
 
@@ -45,6 +46,7 @@ class State(Generic[Array]):
     plane : index of the plane at work along the looped axes; () for a single plane.
     searching : True while the kernel is sought; the image is then that of a small network, which
         is given up for a better one.
+    report : on the plane, with its last state; else None.
     """
 
     step: int
@@ -56,6 +58,7 @@ class State(Generic[Array]):
     stop: Stop = Stop.RUNNING
     plane: tuple[int, ...] = ()
     searching: bool = False
+    report: "Report | None" = None
 
 
 class Unfetched(State[Array]):
@@ -102,6 +105,11 @@ class Restoration:
     steps : number of the last step, as in `State.step`: the search counts.
     known_kernel : True where the PSF was given and only the image was restored.
     choice : in words, what "auto" took for this image and why; empty where nothing was "auto".
+    reports : one per plane, in the order of the looped axes; None for planes that the run did not
+        complete, or that are without contrast. ``print(result.reports[0])``.
+    residual, uncertainty : of every pixel, see `report.Report`: the source's and the image's axes;
+        not a number in planes without a report. None unless `Settings.diagnostics` asked for them,
+        the latter also where photons are not counted.
     """
 
     image: "np.ndarray"
@@ -115,3 +123,6 @@ class Restoration:
     steps: int
     known_kernel: bool = False
     choice: str = ""
+    reports: "tuple[Report | None, ...]" = ()
+    residual: "np.ndarray | None" = None
+    uncertainty: "np.ndarray | None" = None

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from napari_dkp import engine
-from napari_dkp.config import Interval, RichardsonLucyConfig
+from napari_dkp.config import Interval
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.randomness import make_generator
+from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.windows import liveliest
@@ -30,10 +31,12 @@ class AiryIntervals:
     ----------
     cutoff : interval of the optical cut-off, cycles per HR pixel.
     damping : interval of the transfer function's factor at the cut-off.
+    spread : standard deviation of the logarithm of the cut-off, spectrum and trials together.
     """
 
     cutoff: Interval
     damping: Interval
+    spread: float
 
 
 def try_optics(
@@ -82,9 +85,14 @@ def try_optics(
     # Where noise sets an end to the first few steps, a kernel only smooths, and wide ones do best.
     trust = _TRUST * min(1.0, (longest / _TELLING_STEPS) ** 4)
     log_weight = -trust * piece.numel() * (score - score.min())
-    log_weight = log_weight - 0.5 * (offsets / cutoff.spread)[:, None] ** 2
-    weight = torch.softmax(log_weight.flatten(), 0).reshape(score.shape)
+    log_prior = -0.5 * (offsets / cutoff.spread) ** 2
+    weight = torch.softmax((log_weight + log_prior[:, None]).flatten(), 0).reshape(score.shape)
     shift, width = _moments(offsets, weight.sum(1))
+    # Three candidates may reach less far than the spectrum leaves open: what they say is by how
+    # much they narrow it, and that no finer than they lie.
+    _, width_before = _moments(offsets, torch.softmax(log_prior, 0))
+    narrowed = cutoff.spread * width / width_before
+    step = float(offsets[1] - offsets[0]) / math.sqrt(12)
     level, breadth = _moments(dampings, weight.sum(0))
     low, high = damping
     return AiryIntervals(
@@ -93,6 +101,7 @@ def try_optics(
             min(cutoff.frequency * math.exp(shift + width), 1.0),
         ),
         (max(level - breadth, low), min(level + breadth, high)),
+        min(math.hypot(narrowed, step), cutoff.spread),
     )
 
 
@@ -100,7 +109,8 @@ def _deviance(
     model: Degradation, piece: Tensor, noise: Noise, kernel: Tensor, seed: int
 ) -> tuple[float, int]:
     """Return the least deviance of held-out photons under a kernel, and after how many steps."""
-    restorer = RichardsonLucyRestorer(model, piece, noise, _PLAIN, make_generator(seed))
+    halves = PhotonHalves(model, piece, noise, make_generator(seed))
+    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE)
     states = engine.alternate(restorer, KnownKernel(kernel), model.upsample(piece), _STEPS)
     return min((state.loss, state.step) for state in states)
 
@@ -112,7 +122,7 @@ def _moments(values: Tensor, weights: Tensor) -> tuple[float, float]:
 
 _WINDOW = 192
 _STEPS = 250
-_PLAIN = RichardsonLucyConfig(strength=0.0, patience=6)
+_PATIENCE = 6
 _OFFSETS = (-1.2, 0.0, 1.2)
 _N_DAMPINGS = 3
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.04, 0.15

@@ -26,6 +26,8 @@ METADATA_KEY = "napari_dkp"
 MAX_RESIDUALS = 100
 # Between an image and its kernel, in source pixels; more than the shift of the "fkp" phase.
 _GAP = 2.0
+# Standard deviations of noise that the residual's colours reach to.
+_RESIDUALS = 4.0
 
 
 def restore_layer(
@@ -57,7 +59,9 @@ def restore_layer(
     -------
     Two tuples for `napari.layers.Layer.create(*entry)`: the image, float32 in the layer's
     intensity units (RGB keeps its integer type, which is what napari can draw), exactly over its
-    source; and the kernel in restored pixels, right of the image.
+    source; and the kernel in restored pixels, right of the image. With ``diagnostics=True`` two
+    more, hidden at first: the residual over its source, in units of the expected noise; and, where
+    photons were counted, the uncertainty over the image, half of a 90 % interval.
 
     Raises
     ------
@@ -132,7 +136,29 @@ def result_layers(
         "metadata": {METADATA_KEY: {**facts, "role": "kernel"}},
     }
     image = source.displayed(result.image, alpha, settings.scales(2))
-    return [(image, image_options, "image"), (kernel, kernel_options, "image")]
+    layers = [(image, image_options, "image"), (kernel, kernel_options, "image")]
+    same_grid = source.grid.refined([1] * len(scale), start)
+    diagnostics = (
+        ("residual", result.residual, same_grid, "PiYG", (-_RESIDUALS, _RESIDUALS)),
+        ("uncertainty", result.uncertainty, image_grid, "magma", None),
+    )
+    for role, values, grid, colormap, limits in diagnostics:
+        if values is None:
+            continue
+        values = source.grey(values)
+        options = {
+            "name": f"{source.name} [DKP {role}]",
+            **grid.options(),
+            "axis_labels": source.display["axis_labels"],
+            "units": source.display["units"],
+            "colormap": colormap,
+            "contrast_limits": limits or (0.0, max(float(np.nanmax(values)), 1e-12)),
+            "rgb": False,
+            "visible": False,
+            "metadata": {METADATA_KEY: {**facts, "role": role}},
+        }
+        layers.append((values, options, "image"))
+    return layers
 
 
 def kernel_contrast(kernel: np.ndarray) -> list[float]:
@@ -156,9 +182,11 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
     """Return what a result layer remembers, enough to repeat the run.
 
     "kernel" is the point spread function that was given, or None; "residuals" at most
-    `MAX_RESIDUALS` of the run's `history`, in intensity units.
+    `MAX_RESIDUALS` of the run's `history`, in intensity units; "report" in words, and its "figures"
+    for each plane.
     """
     from napari_dkp import __version__
+    from napari_dkp.report import summary
 
     kernel = result.kernel.reshape(-1, *result.kernel.shape[-2:])[0]
     stride = max(1, -(-len(result.history) // MAX_RESIDUALS))
@@ -171,6 +199,8 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
         "stop": result.stop.name,
         "steps": result.steps,
         "choice": result.choice,
+        "report": summary(result.reports),
+        "figures": [None if r is None else r.figures() for r in result.reports],
         "source": source.name,
         "region": source.region,
         "plane": source.plane,

@@ -1,4 +1,4 @@
-"""The two layers of a run while it is under way and once it is done."""
+"""The layers of a run while it is under way and once it is done."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LiveLayers:
-    """Adds both layers, draws states into them, and survives that a user removes them."""
+    """Adds image and kernel, draws states into them, and survives that a user removes them."""
 
     def __init__(self, viewer: "Viewer", source: "Source", layers: list[LayerData]) -> None:
         self._viewer = viewer
@@ -41,10 +41,12 @@ class LiveLayers:
 
     def finish(self, layers: list[LayerData]) -> None:
         """Show the result and remember how it came about."""
-        for layer, (data, options, _) in zip((self.image, self.kernel), layers, strict=True):
+        for layer, (data, options, _) in zip((self.image, self.kernel), layers, strict=False):
             layer.data = data
             layer.metadata = options["metadata"]
         self._stretch()
+        for entry in layers[2:]:
+            self._viewer.add_layer(Layer.create(*entry))
 
     def _stretch(self) -> None:
         self.kernel.contrast_limits = kernel_contrast(np.asarray(self.kernel.data))

@@ -171,6 +171,12 @@ class Source:
             alpha = np.repeat(alpha, factor, axis)
         return np.concatenate([restored, alpha.astype(restored.dtype)], axis=-1)
 
+    def grey(self, values: np.ndarray) -> np.ndarray:
+        """Return root mean squares over the colours of RGB, for what is no colour; else as is."""
+        if not self.rgb:
+            return values
+        return np.asarray(np.sqrt(np.mean(np.square(values), axis=-1)))
+
 
 def pixel_size(layer: "Image") -> float | None:
     """Return the side of a layer's pixel in nanometres; None where its unit is no length."""

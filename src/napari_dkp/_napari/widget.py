@@ -48,7 +48,7 @@ from napari_dkp.state import Stop
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-BASIC = ("scale", "kernel_family", "method", "preset", "device")
+BASIC = ("scale", "kernel_family", "method", "preset", "diagnostics", "device")
 ADVANCED = ("iterations", "kernel_size", "axes", "phase", "boundary", "precision", "seed")
 KNOWN: dict[str, tuple[str, type]] = {
     "optics": ("Microscope", OpticsConfig),
@@ -112,6 +112,8 @@ class RestoreWidget(QWidget):
         self.stop_button = QPushButton("Stop")
         self.stop_button.setToolTip("Stop and keep what has been reached.")
         self.status = QLabel()
+        self.report = QLabel()
+        self.report.setToolTip("What there is to trust in the result; see the guide.")
         self.plot = CurvePlot("Misfit to the image", "appears when the restoration begins")
         self.plot.setToolTip(
             "How far the restored image, blurred again, is from the image: root mean square, in "
@@ -297,6 +299,8 @@ class RestoreWidget(QWidget):
         self._plot(ended.residuals)
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
         self._say(" ".join((Stop[facts["stop"]].sentence, took, facts["choice"])).strip())
+        self.report.setText(facts["report"])
+        self.report.setVisible(bool(facts["report"]))
 
     def _fail(self, error: Exception) -> None:
         self._report(str(error) if isinstance(error, RunFailed) else f"The run failed: {error}")
@@ -498,14 +502,15 @@ class RestoreWidget(QWidget):
         pair.addWidget(self.restore_button, 2)
         pair.addWidget(self.stop_button, 1)
         self.stop_button.setEnabled(False)
-        for label in (self.estimate, self.status):
+        self.report.hide()
+        for label in (self.estimate, self.status, self.report):
             label.setWordWrap(True)
             label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.setSpacing(8)
         layout.addWidget(scroll, 1)
-        for part in (self.estimate, buttons, self.status, self.plot, actions):
+        for part in (self.estimate, buttons, self.status, self.report, self.plot, actions):
             layout.addWidget(part)
 
 

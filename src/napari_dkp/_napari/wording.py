@@ -117,6 +117,11 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Of the image network; bfloat16 is faster where the hardware has it.",
             names={"auto": "Automatic", "float32": "32 bit", "bfloat16": "bfloat16"},
         ),
+        "diagnostics": Entry(
+            "Diagnostics",
+            "Adds two layers: what the result leaves unexplained of the image, and how uncertain "
+            "it is at each pixel.",
+        ),
         "seed": Entry("Random seed", "The same seed gives the same result.", 0, 2**63 - 1),
     },
     RKSConfig: {
@@ -229,11 +234,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
     RichardsonLucyConfig: {
         "strength": Entry(
             "Smoothness",
-            "Weight of the penalty on ripple, which is noise; 0 leaves it out.",
+            "Greatest weight of the penalty on ripple, which is noise; less is tried too. 0: none.",
             0,
             1e3,
         ),
-        "patience": Entry("Patience", "Steps without gain after which the run ends.", 1),
+        "patience": Entry(
+            "Patience", "Steps without gain after which the penalty has its turn.", 1
+        ),
     },
     OpticsConfig: {
         "numerical_aperture": Entry(

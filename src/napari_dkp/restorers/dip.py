@@ -10,6 +10,7 @@ from napari_dkp.config import DIPConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
 from napari_dkp.randomness import initialise
+from napari_dkp.restorers.evidence import Evidence
 from napari_dkp.restorers.graphs import Replayed, make_graph
 from napari_dkp.restorers.networks import make_network
 from napari_dkp.restorers.optimisers import make_optimisers, set_learning_rate
@@ -70,6 +71,7 @@ class DIPRestorer:
         self._replayed = Replayed(make_graph(data.device))
         # What changes from step to step, as tensors that stay where they are.
         self._kernel: Tensor | None = None
+        self._latest = data  # image of the latest step
         self._transfer = model.transfer(data.new_zeros(model.kernel_shape))
         self._gradient_weight = data.new_zeros(())
 
@@ -84,8 +86,13 @@ class DIPRestorer:
         self._set_gradient_weight()
         self._set_learning_rate()
         image, loss, residual = self._replayed(self._descend)
+        self._latest = image
         self._steps += 1
         return RestorerStep(image, self._model.crop(image), loss, residual)
+
+    def evidence(self) -> Evidence:
+        """Return what there is to report on the latest estimate; after at least one step."""
+        return Evidence(self._model.forward_by(self._transfer, self._latest))
 
     def _descend(self) -> tuple[Tensor, ...]:
         """Move φ_x; return the image before, its loss and its residual.

@@ -1,0 +1,35 @@
+"""What an image restorer knows of its latest estimate besides the image."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Halves(NamedTuple):
+    """What was made of the two halves of the photons.
+
+    Attributes
+    ----------
+    images : restored from the one and the other, each as bright as their mean, the estimate, in
+        normalised intensity, shape (2, C, H, W).
+    means : A x of these, in counts, shape (2, C, h, w).
+    photons : the halves, in counts, same shape.
+    """
+
+    images: Tensor
+    means: Tensor
+    photons: Tensor
+
+
+class Evidence(NamedTuple):
+    """What a report is made from.
+
+    Attributes
+    ----------
+    mean : A x of the estimate, what it would be seen as without noise, in normalised intensity,
+        shape (C, h, w).
+    halves : None where photons are not dealt.
+    """
+
+    mean: Tensor
+    halves: Halves | None = None

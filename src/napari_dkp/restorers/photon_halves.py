@@ -1,0 +1,104 @@
+"""The photons of a plane, dealt to two halves, each of which judges the other's image.
+
+What is noise in one half is not in the other. So while an image restored from the one half
+describes the other half's photons ever better, it gains structure; when it no longer does, it
+gains noise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from napari_dkp.degradation import Degradation
+from napari_dkp.device import float64_device
+from napari_dkp.noise import Noise, split
+from napari_dkp.restorers.evidence import Evidence, Halves
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An image of each half.
+
+    Attributes
+    ----------
+    images : x over the background, in counts, shape (2, C, *domain_shape).
+    means : m = A x + background, shape (2, C, h, w); of x before it was kept positive, where a
+        method does that last.
+    loss : Poisson deviance per sample of the photons that the images have not seen.
+    """
+
+    images: Tensor
+    means: Tensor
+    loss: float
+
+
+class PhotonHalves:
+    """The halves of one LR plane.
+
+    Parameters
+    ----------
+    model : forward model of the plane.
+    data : y in normalised intensity, shape (C, h, w).
+    noise : of that data.
+    generator : CPU generator that deals the photons.
+
+    Attributes
+    ----------
+    counts : n, whole numbers, shape (2, C, h, w).
+    background : counts that no light of the image makes, per half, a scalar.
+    level : mean counts over the background, per half, a scalar.
+    """
+
+    def __init__(
+        self, model: Degradation, data: Tensor, noise: Noise, generator: Generator
+    ) -> None:
+        self._model = model
+        self._noise = noise
+        whole = noise.counts(data)
+        self.counts = split(whole, generator)
+        # Darkness lies lower in the counts than any pixel does: the least of means over pixels.
+        self.background = 0.5 * _darkest(whole)
+        self.level = (self.counts.mean() - self.background).clamp_min(LEAST_COUNTS)
+
+    def candidate(self, images: Tensor, means: Tensor) -> Candidate:
+        """Return images of the halves, judged."""
+        return Candidate(images, means, float(deviance(self.counts.flip(0), means)))
+
+    def estimate(self, images: Tensor) -> Tensor:
+        """Return the image of all photons, in intensity, on the domain."""
+        return self._noise.intensity(images.sum(0) + 2 * self.background)
+
+    def evidence(self, images: Tensor, means: Tensor) -> Evidence:
+        """Return what there is to report on an image of all photons."""
+        each = [self.estimate(image.expand_as(images)) for image in images]
+        mean = self._noise.intensity(means.sum(0))
+        return Evidence(mean, Halves(self._model.crop(torch.stack(each)), means, self.counts))
+
+    def residual(self, means: Tensor) -> Tensor:
+        """Return the root mean square of y - A x, in intensity."""
+        return self._noise.gain * (means.sum(0) - self.counts.sum(0)).square().mean().sqrt()
+
+
+# Counts per pixel that stand for none where one divides by them.
+LEAST_COUNTS = 1e-3
+
+
+def _darkest(counts: Tensor) -> Tensor:
+    """Return what the darkest thousandth of an image, smoothed over pixels, lies at."""
+    smooth = functional.avg_pool2d(counts[None], 5, 1, 2, count_include_pad=False)[0]
+    place = max(1, round(_DARK_SHARE * smooth.numel()))
+    return smooth.flatten().kthvalue(place).values
+
+
+_DARK_SHARE = 1e-3
+
+
+def deviance(counts: Tensor, mean: Tensor) -> Tensor:
+    """Return the Poisson deviance per sample: about one where the mean is right."""
+    # In float64: a run ends by differences in the seventh digit.
+    home = float64_device(counts.device)
+    mean = mean.clamp_min(LEAST_COUNTS).to(home, torch.float64)
+    counts = counts.to(home, torch.float64)
+    return 2 * (mean - counts + torch.xlogy(counts, counts / mean)).mean()
