@@ -1,0 +1,210 @@
+"""What there is to trust in a restored plane: its residual, its resolution, how sure its kernel is.
+
+Nothing here knows the truth. What it says comes from the plane itself: from its expected noise,
+and from two images that were restored from one half of the photons each.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from napari_dkp.kernel_shape import measure
+from napari_dkp.noise import Noise
+from napari_dkp.resolution import foretold_resolution, resolution
+from napari_dkp.restorers.evidence import Evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Of one plane.
+
+    Attributes
+    ----------
+    kernel_width : full width at half maximum in restored pixels, mean of both axes.
+    kernel_width_interval : 90 % of what the data leave open of it; None where it was given, or
+        where the method does not say.
+    resolution_before, resolution_after : period of the finest detail that is no noise, in source
+        pixels, see `resolution`; None where photons are not counted, or nothing is seen.
+    misfit : mean square of the residual, in units of its expected variance; about 1.
+    correlation : of residuals one pixel apart, over both axes; about 0.
+    residual : source minus re-blurred result, in units of the expected standard deviation; the axes
+        of a plane of the source. None unless asked for.
+    uncertainty : half of a 90 % interval about each value of the image, in its units; the axes of
+        a plane of the result. None unless asked for, or where photons are not counted.
+    """
+
+    kernel_width: float
+    kernel_width_interval: tuple[float, float] | None
+    resolution_before: float | None
+    resolution_after: float | None
+    misfit: float
+    correlation: float
+    residual: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know before the result is used; empty where all is well."""
+        return tuple(self._warnings())
+
+    def figures(self) -> dict[str, Any]:
+        """Return all but the images, plain values only."""
+        figures = asdict(replace(self, residual=None, uncertainty=None))
+        del figures["residual"], figures["uncertainty"]
+        return figures
+
+    def __str__(self) -> str:
+        lines = [f"Kernel {self.kernel_width:.1f} pixels wide at half its height"]
+        if self.kernel_width_interval is not None:
+            low, high = self.kernel_width_interval
+            lines[0] += f", {low:.1f} to {high:.1f} with 90 % confidence"
+        lines[0] += "."
+        if self.resolution_before is not None and self.resolution_after is not None:
+            lines.append(
+                f"Finest detail above the noise: {self.resolution_before:.1f} pixels of the source "
+                f"before, {self.resolution_after:.1f} after."
+            )
+        lines.append(
+            f"Residual: {self.misfit:.2f} times the variance of the noise (1 is right), neighbours "
+            f"correlated by {self.correlation:+.2f} (0 is right)."
+        )
+        return "\n".join((*lines, *self.warnings))
+
+    def _warnings(self) -> Iterator[str]:
+        if self.kernel_width_interval is not None:
+            low, high = self.kernel_width_interval
+            if high > _UNDETERMINED * low:
+                yield (
+                    "The data hardly determine the kernel: its width is mostly what is usual for "
+                    "microscopes. State the optics, or give a measured PSF."
+                )
+        if self.misfit > _MISFIT or self.correlation > _CORRELATION:
+            yield (
+                "The residual is more than noise: the kernel, the background or the stated noise "
+                "may be wrong."
+            )
+
+
+def summary(reports: Sequence[Report | None]) -> str:
+    """Return in words what the reports on some planes say; empty where there is none."""
+    present = [report for report in reports if report is not None]
+    if len(present) < 2:
+        return "".join(map(str, present))
+    widths = [report.kernel_width for report in present]
+    misfits = [report.misfit for report in present]
+    lines = [
+        f"{len(present)} planes, kernels {min(widths):.1f} to {max(widths):.1f} pixels wide at "
+        f"half their height.",
+        f"Residuals: {min(misfits):.2f} to {max(misfits):.2f} times the variance of the noise "
+        f"(1 is right).",
+    ]
+    found = Counter(warning for report in present for warning in report.warnings)
+    lines += [f"In {n} of {len(present)} planes: {warning}" for warning, n in found.items()]
+    return "\n".join(lines)
+
+
+# Ratio of the ends of the interval: a kernel sharper or wider by a third to either side.
+_UNDETERMINED = 1.8
+_MISFIT = 1.5
+# Below zero is no fault: what is fitted of the noise is smooth, and what is left of it is not.
+_CORRELATION = 0.15
+
+
+def examine(
+    data: Tensor,
+    evidence: Evidence,
+    noise: Noise,
+    kernel: Tensor,
+    *,
+    width_spread: float | None,
+    maps: bool,
+) -> Report:
+    """Report on one plane.
+
+    Parameters
+    ----------
+    data : y in normalised intensity, shape (C, h, w).
+    evidence : of the restorer.
+    noise : of the data.
+    kernel : shape (K, K).
+    width_spread : posterior standard deviation of the logarithm of the kernel's width; None where
+        that is not known.
+    maps : keep the images.
+    """
+    mean = _array(evidence.mean)
+    residual = (_array(data) - mean) / np.sqrt(np.maximum(noise.variance(mean), _TINY))
+    width = float(np.sqrt(np.prod(measure(_array(kernel)).fwhm)))
+    before = after = interval = uncertain = None
+    if evidence.halves is not None:
+        images, means, photons = map(_array, evidence.halves)
+        before, after = resolution(*photons), foretold_resolution(means, photons)
+        uncertain = uncertainty(images, width) if maps else None
+    if width_spread is not None:
+        factor = np.exp(_NINETY_PERCENT * width_spread)
+        interval = (float(width / factor), float(width * factor))
+    return Report(
+        kernel_width=width,
+        kernel_width_interval=interval,
+        resolution_before=before,
+        resolution_after=after,
+        misfit=float(np.mean(residual**2)),
+        correlation=_correlation(residual),
+        residual=residual.astype(np.float32) if maps else None,
+        uncertainty=uncertain,
+    )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.cpu().numpy(), np.float64)
+
+
+def uncertainty(images: np.ndarray, kernel_width: float) -> np.ndarray:
+    """Return half of a 90 % interval for the mean of two images.
+
+    Two errors are told from the images themselves. Noise: the halves differ by it. What the optics
+    do not pass, and no method brings back with certainty: structure goes on beyond them as it is
+    up to them, each octave of frequency with the energy that another blur by the kernel's width
+    would take from the image.
+
+    Parameters
+    ----------
+    images : from independent halves of the photons, shape (2, ..., H, W).
+    kernel_width : full width at half maximum, pixels.
+
+    Returns
+    -------
+    float32 array, shape (..., H, W). Where the specimen is unlike itself at finer scales, such as
+    with texture far below the resolution, it is too small.
+    """
+    sigma = kernel_width / _WIDTH_OF_SIGMA
+    blur = (0,) * (images.ndim - 3) + (sigma, sigma)
+    image = images.mean(0)
+    noise: np.ndarray = 0.5 * (images[0] - images[1])
+    fine = image - gaussian_filter(image, blur)
+    variance = _NOISE_SHARE * noise**2 + _OCTAVES * fine**2
+    wide = tuple(_NEIGHBOURHOOD * width for width in blur)
+    deviation = np.sqrt(gaussian_filter(variance, wide))
+    return np.asarray(_NINETY_PERCENT * deviation, np.float32)
+
+
+def _correlation(residual: np.ndarray) -> float:
+    """Return the correlation of neighbours along both axes; 0 for a residual that is none."""
+    square = float(np.mean(residual**2))
+    along = np.mean(residual[:, 1:] * residual[:, :-1])
+    across = np.mean(residual[:, :, 1:] * residual[:, :, :-1])
+    return float(0.5 * (along + across) / square) if square else 0.0
+
+
+_TINY = 1e-30
+_NINETY_PERCENT = 1.645
+_WIDTH_OF_SIGMA = 2.355
+# The half difference has the variance of the mean; the image's own bias is about as large.
+_NOISE_SHARE = 2.0
+# Between the frequency that a kernel passes at one half and the limit of the sampling.
+_OCTAVES = 3.0
+_NEIGHBOURHOOD = 2.0
