@@ -134,7 +134,7 @@ def test_figures_survive_json():
 
 def test_the_words_name_every_figure():
     text = str(GOOD)
-    for figure in ("3.5", "3.2 to 3.8", "4.0", "3.4", "0.98", "-0.02"):
+    for figure in ("3.5", "3.2 to 3.8", "4.0", "3.4", "0.98", "−0.02"):
         assert figure in text
     assert "confidence" not in str(replace(GOOD, kernel_width_interval=None))
     assert "detail" not in str(replace(GOOD, resolution_before=None))

@@ -73,7 +73,7 @@ class Report:
             f"Residual: {self.misfit:.2f} times the variance of the noise (1 is right), neighbours "
             f"correlated by {self.correlation:+.2f} (0 is right)."
         )
-        return "\n".join((*lines, *self.warnings))
+        return "\n".join((*lines, *self.warnings)).replace("-", "−")
 
     def _warnings(self) -> Iterator[str]:
         if self.kernel_width_interval is not None:

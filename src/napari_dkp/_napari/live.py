@@ -45,8 +45,10 @@ class LiveLayers:
             layer.data = data
             layer.metadata = options["metadata"]
         self._stretch()
+        active = self._viewer.layers.selection.active
         for entry in layers[2:]:
             self._viewer.add_layer(Layer.create(*entry))
+        self._viewer.layers.selection.active = active
 
     def _stretch(self) -> None:
         self.kernel.contrast_limits = kernel_contrast(np.asarray(self.kernel.data))

@@ -113,7 +113,9 @@ class RestoreWidget(QWidget):
         self.stop_button.setToolTip("Stop and keep what has been reached.")
         self.status = QLabel()
         self.report = QLabel()
-        self.report.setToolTip("What there is to trust in the result; see the guide.")
+        self.report.setToolTip(
+            "What was chosen for the image, and what there is to trust in the result."
+        )
         self.plot = CurvePlot("Misfit to the image", "appears when the restoration begins")
         self.plot.setToolTip(
             "How far the restored image, blurred again, is from the image: root mean square, in "
@@ -298,9 +300,10 @@ class RestoreWidget(QWidget):
         self._live.finish(ended.layers)
         self._plot(ended.residuals)
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
-        self._say(" ".join((Stop[facts["stop"]].sentence, took, facts["choice"])).strip())
-        self.report.setText(facts["report"])
-        self.report.setVisible(bool(facts["report"]))
+        self._say(f"{Stop[facts['stop']].sentence} {took}")
+        found = "\n".join(text for text in (facts["choice"], facts["report"]) if text)
+        self.report.setText(found)
+        self.report.setVisible(bool(found))
 
     def _fail(self, error: Exception) -> None:
         self._report(str(error) if isinstance(error, RunFailed) else f"The run failed: {error}")
