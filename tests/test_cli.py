@@ -289,3 +289,72 @@ def test_microscope_and_camera_are_taken_as_given(cells, tmp_path):
 )
 def test_half_a_microscope_is_refused(cells, tmp_path, option, text, message):
     assert message in error_of(invoke("restore", cells, tmp_path / "out.tif", f"{option}={text}"))
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> tuple[object, ...]:
+    """Options that count photons under a known kernel."""
+    offsets = np.arange(5) - 2
+    psf = np.exp(-0.5 * (offsets[:, None] ** 2 + offsets**2)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "psf.tif", psf)
+    method = ("--method", "richardson-lucy", "--iterations", "3", "--device", "cpu")
+    return (*method, "--kernel", tmp_path / "psf.tif")
+
+
+def test_diagnostics_are_written_listed_and_stored(cells, counting, tmp_path):
+    result = invoke("restore", cells, tmp_path / "out.ome.tif", *counting, "--diagnostics")
+    assert result.exit_code == 0, result.output
+    names = ["kernel.tif", "settings.json", "residual.ome.tif", "uncertainty.ome.tif"]
+    paths = [tmp_path / f"out_{name}" for name in names]
+    assert result.stdout.splitlines()[-5:] == [str(tmp_path / "out.ome.tif"), *map(str, paths)]
+    for path, shape, size in ((paths[2], (20, 16), 0.2), (paths[3], (40, 32), 0.1)):
+        back = io.read(path)
+        assert (back.image.shape, back.axes) == (shape, "YX")
+        assert back.pixel_size.sizes == pytest.approx({"Y": size, "X": size})
+        assert back.pixel_size.unit == "µm"
+    record = json.loads(paths[1].read_text(encoding="utf-8"))
+    assert record["settings"]["diagnostics"] is True
+    (figures,) = record["reports"]
+    residual = io.read(paths[2]).image
+    assert figures["misfit"] == pytest.approx(np.mean(residual.astype(float) ** 2), rel=1e-4)
+    assert f"Residual: {figures['misfit']:.2f} times the variance of the noise" in result.stderr
+    assert f"Kernel {figures['kernel_width']:.1f} pixels wide" in result.stderr
+
+
+def test_without_the_flag_there_is_a_report_and_no_diagnostics(cells, counting, tmp_path):
+    result = invoke("restore", cells, tmp_path / "out.tif", *counting)
+    assert result.exit_code == 0, result.output
+    assert "times the variance of the noise" in result.stderr
+    names = {"out.tif", "out_kernel.tif", "out_settings.json"}
+    assert {path.name for path in tmp_path.glob("out*")} == names
+    record = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))
+    assert record["reports"][0]["misfit"] > 0
+
+
+def test_photons_that_are_not_counted_leave_no_uncertainty(cells, tmp_path):
+    result = invoke("restore", cells, tmp_path / "out.tif", *QUICK, "--diagnostics")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out_residual.tif").exists()
+    assert not (tmp_path / "out_uncertainty.tif").exists()
+    assert "uncertainty" not in result.stdout
+
+
+def test_a_settings_file_repeats_the_diagnostics_too(cells, counting, tmp_path):
+    invoke("restore", cells, tmp_path / "a.tif", *counting, "--diagnostics")
+    settings = tmp_path / "a_settings.json"
+    result = invoke("restore", cells, tmp_path / "b.tif", "--settings", settings)
+    assert result.exit_code == 0, result.output
+    for name in ("residual", "uncertainty"):
+        first, again = (io.read(tmp_path / f"{run}_{name}.tif").image for run in "ab")
+        np.testing.assert_array_equal(first, again)
+        assert str(tmp_path / f"b_{name}.tif") in result.stdout
+
+
+@pytest.mark.parametrize("name", ["out_residual.tif", "out_uncertainty.tif"])
+def test_existing_diagnostics_are_refused_before_the_run(cells, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(stack, "Run", None)  # calling it would be a TypeError
+    (tmp_path / name).write_text("precious")
+    message = error_of(invoke("restore", cells, tmp_path / "out.tif", *QUICK, "--diagnostics"))
+    assert name in message
+    assert "exists already" in message
+    assert (tmp_path / name).read_text() == "precious"

@@ -166,6 +166,8 @@ def test_the_published_preset_is_the_published_method():
 SETTINGS = [
     Settings(),
     Settings().resolve(),
+    Settings(diagnostics=True),
+    Settings(diagnostics=True, method="richardson-lucy").resolve(),
     Settings(scale=(2, 3), axes="TCZYX", kernel_size=(5, 7), seed=2**62, device="cuda:1"),
     Settings(
         rks=RKSConfig(gaussian_variance=(0.5, 3), path_width=(0.1, 2)),
@@ -227,3 +229,19 @@ def test_kernels_of_microscopes_have_room_for_their_rings(family):
     assert Settings(scale=1, kernel_family=family).kernel_sizes(2) == (25, 25)
     assert Settings(scale=2, kernel_family=family).kernel_sizes(2) == (31, 31)
     assert Settings(scale=2, kernel_family=family, kernel_size=9).kernel_sizes(2) == (9, 9)
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", None, (True,)])
+def test_diagnostics_are_asked_for_by_true_or_false(value):
+    for make in (
+        lambda: Settings(diagnostics=value),
+        lambda: Settings.from_dict(Settings().to_dict() | {"diagnostics": value}),
+    ):
+        with pytest.raises(TypeError, match="diagnostics: expected True or False; got"):
+            make()
+
+
+def test_runs_stored_before_there_were_diagnostics_have_none():
+    values = Settings(diagnostics=True).resolve().to_dict()
+    assert values.pop("diagnostics") is True
+    assert Settings.from_dict(values).diagnostics is False

@@ -216,6 +216,28 @@ def test_gram_misfit_is_the_misfit_of_the_forward_model(model):
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=0)
 
 
+@every_geometry
+@pytest.mark.parametrize("sites", [None, 6])
+def test_a_weighted_gram_misfit_is_that_of_the_weighted_residual(model, sites):
+    image, data, kernels = random_image(model, 2), random_data(model, 2), random_kernels(model, 3)
+    weights = 0.1 + random_data(model, 2).flip(0, 1)
+    thin = 1 if sites is None else ceil((np.prod(model.lr_shape) / sites) ** (1 / model.ndim))
+    lattice = (..., *(slice(None, None, thin),) * model.ndim)
+    expected = [
+        (weights * (model.forward(image, kernel) - data).square())[lattice].mean()
+        for kernel in kernels
+    ]
+    found = model.statistics(image, data, max_sites=sites, weights=weights).misfit(kernels)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=0)
+
+
+def test_weights_and_whitening_exclude_one_another():
+    model = Degradation((9, 7), (2, 2), (5, 5))
+    data = random_data(model, 2)
+    with pytest.raises(ValueError, match="weights"):
+        model.statistics(random_image(model, 2), data, whitened=True, weights=data)
+
+
 @every_block
 def test_gram_misfit_on_a_lattice_is_the_misfit_of_its_samples(model):
     sites = 6
@@ -334,6 +356,8 @@ def test_statistics_do_not_depend_on_the_slab(monkeypatch):
     whole = model.statistics(image, data).misfit(kernels)
     monkeypatch.setattr(degradation, "_SLAB_VALUES", 25 * 7 * 2)  # two rows at a time
     torch.testing.assert_close(model.statistics(image, data).misfit(kernels), whole)
+    ones = torch.ones_like(data)
+    torch.testing.assert_close(model.statistics(image, data, weights=ones).misfit(kernels), whole)
 
 
 def test_statistics_hold_no_graph():

@@ -27,6 +27,7 @@ def restorer(
     seed: int = 0,
     bounds: tuple[float, float] = (-0.1, 1.5),
     model: Degradation = MODEL,
+    weights: torch.Tensor | None = None,
     **config: object,
 ) -> DIPRestorer:
     return DIPRestorer(
@@ -37,6 +38,7 @@ def restorer(
         n_steps,
         torch.float32,
         torch.Generator().manual_seed(seed),
+        weights=weights,
     )
 
 
@@ -130,6 +132,18 @@ def test_the_loss_is_ssim_first_and_squared_error_later():
         assert step.loss.item() == pytest.approx(step.residual.item() ** 2, rel=1e-4)
 
 
+def test_weights_are_of_the_squared_error_and_not_of_the_residual():
+    weights = torch.rand(2, *MODEL.lr_shape, generator=torch.Generator().manual_seed(3))
+    dip = restorer(2, n_steps=6, weights=weights, ssim_fraction=0.5, gradient_weight=0.0)
+    for number in range(6):
+        step = dip.step(KERNEL)
+        away = MODEL.forward(step.image, KERNEL) - data(2)
+        assert step.residual.item() == pytest.approx(away.square().mean().sqrt().item(), rel=1e-4)
+        if number >= 3:
+            expected = (weights * away.square()).mean().item()
+            assert step.loss.item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_gradient_prior_adds_to_the_loss():
     """Its weight counts HR pixels per LR sample, as published."""
     plain = restorer(gradient_weight=0.0).step(KERNEL)
@@ -153,6 +167,20 @@ def test_the_frame_of_the_iterate_is_handed_out():
     for _ in range(3):
         step = dip.step(KERNEL)
         assert torch.equal(step.estimate, MODEL.crop(step.image))
+
+
+def test_the_evidence_is_the_latest_image_seen_through_the_latest_kernel():
+    dip = restorer(3)
+    other = torch.zeros(5, 5)
+    other[0, 3] = 1
+    for kernel in (KERNEL, KERNEL, other):
+        step = dip.step(kernel)
+        evidence = dip.evidence()
+        expected = MODEL.forward(step.image, kernel)
+        torch.testing.assert_close(evidence.mean, expected, rtol=0, atol=1e-5)
+        assert evidence.mean.shape == (3, *MODEL.lr_shape)
+        assert not evidence.mean.requires_grad
+        assert evidence.halves is None
 
 
 # Samples left out of the fit

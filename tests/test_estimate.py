@@ -99,9 +99,9 @@ def test_the_kernel_update_that_is_timed_is_that_of_the_run(monkeypatch, changes
     asked = set()
     statistics = Degradation.statistics
 
-    def watched(self, image, data, max_sites, white):
+    def watched(self, image, data, max_sites, white, weights):
         asked.add((max_sites, white))
-        return statistics(self, image, data, max_sites, white)
+        return statistics(self, image, data, max_sites, white, weights)
 
     monkeypatch.setattr(Degradation, "statistics", watched)
     rks, search = replace(SMALL.rks, max_sites=300), replace(SMALL.search, max_sites=1000)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from napari_dkp import __version__, io
 from napari_dkp.config import Settings
+from napari_dkp.report import Report
 from napari_dkp.state import Restoration, Stop
 
 MICRON = io.PixelSize({"Y": 0.25, "X": 0.2}, "µm")
@@ -43,6 +44,21 @@ def save(
     outputs = io.Outputs.beside(folder / name)
     io.write(outputs, restoration(source, scale), source)
     return outputs
+
+
+REPORT = Report(3.5, (3.2, 3.8), 4.0, 3.4, 0.98, -0.02)
+
+
+def diagnosed(source: io.Picture, scale: int | tuple[int, int] = 2) -> Restoration:
+    """A restoration with a residual of 1, 2, ... and an uncertainty a hundredth of the image."""
+    plain = restoration(source, scale)
+    return replace(
+        plain,
+        settings=replace(plain.settings, diagnostics=True),
+        reports=(REPORT, None),
+        residual=source.image.astype(np.float32) + 1,
+        uncertainty=plain.image / 100,
+    )
 
 
 @pytest.mark.parametrize("name", ["out.tif", "out.ome.tif"])
@@ -278,3 +294,86 @@ def test_reads_pictures_without_their_transparency(tmp_path, mode, axes):
     back = io.read(tmp_path / "a.png")
     assert (back.axes, back.image.shape[:2]) == (axes, (5, 6))
     assert back.image.shape[2:] == (3,) * axes.count("C")
+
+
+@pytest.mark.parametrize("ending", [".tif", ".tiff", ".ome.tif", ".ome.tiff"])
+def test_diagnostics_are_named_after_the_image(tmp_path, ending):
+    outputs = io.Outputs.beside(tmp_path / f"a.b{ending}", diagnostics=True)
+    assert outputs.residual == tmp_path / f"a.b_residual{ending}"
+    assert outputs.uncertainty == tmp_path / f"a.b_uncertainty{ending}"
+    assert outputs.paths[-2:] == (outputs.residual, outputs.uncertainty)
+    plain = io.Outputs.beside(tmp_path / f"a.b{ending}")
+    assert (plain.residual, plain.uncertainty) == (None, None)
+    assert plain.paths == outputs.paths[:-2]
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.ome.tif"])
+@pytest.mark.parametrize("axes", ["YX", "YXC", "ZYX", "TYX", "TCZYX"])
+def test_diagnostics_lie_on_the_pixels_of_source_and_image(tmp_path, name, axes):
+    source = picture(axes, io.PixelSize({"Z": 0.6, "Y": 0.25, "X": 0.2}, "µm"))
+    outputs = io.Outputs.beside(tmp_path / name, diagnostics=True)
+    whole = diagnosed(source, (3, 2))
+    assert io.write(outputs, whole, source) == list(outputs.paths)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in outputs.paths}
+    for path, values, (y, x) in (
+        (outputs.residual, whole.residual, (0.25, 0.2)),
+        (outputs.uncertainty, whole.uncertainty, (0.25 / 3, 0.1)),
+    ):
+        back = io.read(path)
+        order = [back.axes.index(axis) for axis in axes]
+        np.testing.assert_array_equal(back.image.transpose(order), values)
+        assert back.image.dtype == np.float32
+        assert [back.pixel_size.sizes[axis] for axis in "ZYX"] == pytest.approx([0.6, y, x])
+        assert back.pixel_size.unit == "µm"
+
+
+def test_planes_without_a_report_stay_empty_in_the_file(tmp_path):
+    source = picture("ZYX")
+    whole = diagnosed(source)
+    whole.residual[1:] = np.nan
+    outputs = io.Outputs.beside(tmp_path / "out.tif", diagnostics=True)
+    io.write(outputs, whole, source)
+    np.testing.assert_array_equal(io.read(outputs.residual).image, whole.residual)
+
+
+def test_only_diagnostics_that_are_there_and_have_a_name_are_written(tmp_path):
+    source = picture()
+    outputs = io.Outputs.beside(tmp_path / "a.tif", diagnostics=True)
+    without = replace(diagnosed(source), uncertainty=None)
+    expected = [outputs.image, outputs.kernel, outputs.settings, outputs.residual]
+    assert io.write(outputs, without, source) == expected
+    assert not outputs.uncertainty.exists()
+    plain = io.Outputs.beside(tmp_path / "b.tif")
+    assert io.write(plain, diagnosed(source), source) == list(plain.paths)
+    assert {path.name for path in tmp_path.glob("b*")} == {path.name for path in plain.paths}
+
+
+@pytest.mark.parametrize("name", ["out_residual.tif", "out_uncertainty.tif"])
+def test_existing_diagnostics_are_kept_unless_told_otherwise(tmp_path, name):
+    (tmp_path / name).write_text("precious")
+    outputs = io.Outputs.beside(tmp_path / "out.tif", diagnostics=True)
+    with pytest.raises(FileExistsError, match=rf"{name}' exists already"):
+        outputs.check(10)
+    with pytest.raises(ValueError, match="is an input"):
+        outputs.spare(tmp_path / name)
+    io.Outputs.beside(tmp_path / "out.tif").check(10)
+    io.write(outputs, diagnosed(picture()), picture(), overwrite=True)
+    assert io.read(tmp_path / name).axes == "YX"
+
+
+def test_the_settings_file_holds_the_figures_of_every_plane(tmp_path):
+    outputs = io.Outputs.beside(tmp_path / "out.tif", diagnostics=True)
+    io.write(outputs, diagnosed(picture()), picture())
+    record = json.loads(outputs.settings.read_text(encoding="utf-8"))
+    assert record["reports"] == [
+        {
+            "kernel_width": 3.5,
+            "kernel_width_interval": [3.2, 3.8],
+            "resolution_before": 4.0,
+            "resolution_after": 3.4,
+            "misfit": 0.98,
+            "correlation": -0.02,
+        },
+        None,
+    ]
+    assert io.read_settings(outputs.settings)[0].diagnostics is True

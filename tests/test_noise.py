@@ -227,3 +227,23 @@ def test_halves_are_those_of_the_generator():
     counts = torch.full((1, 20, 20), 9.0)
     assert torch.equal(split(counts, generator(1)), split(counts, generator(1)))
     assert not torch.equal(split(counts, generator(1)), split(counts, generator(2)))
+
+
+def test_weights_are_the_inverse_of_the_variance():
+    noise = Noise(2.0, -150.0)  # offset 100, read noise √50
+    mean = np.full((2, 60, 60), 120.0)
+    mean[:, :, 30:] = 900.0
+    data = recorded((mean - 100) / 2, 2.0, 100.0, np.sqrt(50.0))
+    weights = noise.weights(torch.from_numpy(data)).numpy()
+    assert weights.shape == data.shape
+    assert weights.mean() == pytest.approx(1)
+    dark, bright = weights[:, :, 3:27].mean(), weights[:, :, 33:57].mean()
+    assert dark / bright == pytest.approx(noise.variance(900.0) / noise.variance(120.0), rel=0.05)
+    # Neighbours stand in for the mean: a pixel that is dark by chance gets no more say.
+    fluctuation = data[0, 5:25, 5:25] - 120
+    assert abs(np.corrcoef(fluctuation.ravel(), weights[0, 5:25, 5:25].ravel())[0, 1]) < 0.4
+
+
+def test_weights_are_finite_in_the_dark():
+    weights = Noise(1.0, 0.0).weights(torch.zeros(1, 20, 20))
+    torch.testing.assert_close(weights, torch.ones(1, 20, 20))

@@ -13,12 +13,15 @@ from napari_dkp import memory, plane
 from napari_dkp.config import DIPConfig, RichardsonLucyConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
+from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import Round
-from napari_dkp.state import Stop
+from napari_dkp.spectrum import Cutoff
+from napari_dkp.state import State, Stop
+from napari_dkp.trials import AiryIntervals
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,24 @@ def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
     rks = replace(TINY["rks"], sampler=sampler)
     parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
     assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
-    assert priors == [(drawn, rks, TINY["pke"], {})]
+    assert priors == [(drawn, rks, TINY["pke"], {"weights": None})]
+
+
+def test_photons_weigh_image_and_kernel_alike(priors):
+    """Under a microscope's kernels; photographs have no camera's noise."""
+    dip = replace(TINY["dip"], ssim_fraction=0.5, gradient_weight=0.0)
+    rks = replace(TINY["rks"], cutoff=(0.2, 0.3))
+    chosen = settings(dip=dip, rks=rks, kernel_family="airy", method="dip")
+    parts, model, data = parts_of(chosen)
+    kernel = torch.full((5, 5), 1 / 25)
+    parts.prior(make_generator(0))
+    ((*_, options),) = priors
+    expected = NOISE.weights(data)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(options["weights"], expected)
+    step = parts.restorer(make_generator(0)).step(kernel)
+    away = model.forward(step.image, kernel) - data
+    assert step.loss.item() == pytest.approx((expected * away.square()).mean().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["line", "trajectory"])
@@ -147,6 +167,66 @@ def test_a_plane_of_photons_is_searched_and_then_restored():
     assert len(states) > search.steps
     assert {state.n_steps for state in states} == {search.steps + 120}
     assert states[-1].image.isfinite().all()
+
+
+SPREAD = 0.2
+
+
+@pytest.fixture
+def optics_found(monkeypatch) -> None:
+    """Optics whose width is known but for a spread, whatever the data."""
+    monkeypatch.setattr(plane, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
+    intervals = AiryIntervals((0.2, 0.3), (0.5, 1.0), SPREAD)
+    monkeypatch.setattr(plane, "try_optics", lambda *_: intervals)
+
+
+def photon_states(
+    kernel: torch.Tensor | None = None, **changes: object
+) -> list[State[torch.Tensor]]:
+    resolved = settings(**(COUNTING | changes)).resolve()
+    model = Degradation((24, 26), (1, 1), (5, 5))
+    light = torch.rand(1, *model.lr_shape, generator=make_generator(0))
+    data = torch.poisson(40 * light, generator=make_generator(1)) / 40
+    known = None if kernel is None else kernel.numpy()
+    return list(plane.fit(model, data, (0.0, 1.0), Noise(1 / 40, 0.0), resolved, known))
+
+
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+@pytest.mark.parametrize("family", ["airy", "pupil"])
+def test_what_trials_leave_open_of_the_optics_is_reported(optics_found, method, family):
+    state = photon_states(method=method, kernel_family=family)[-1]
+    width = math.sqrt(math.prod(measure(state.kernel.numpy()).fwhm))
+    assert state.report.kernel_width == pytest.approx(width, rel=1e-6)
+    low, high = state.report.kernel_width_interval
+    assert low < width < high
+    assert high / low == pytest.approx(math.exp(2 * 1.645 * SPREAD))
+
+
+def test_where_nothing_is_tried_nothing_is_said_of_how_sure_the_kernel_is(optics_found):
+    stated = replace(TINY["rks"], cutoff=(0.2, 0.3))
+    for states in (
+        photon_states(KERNEL),
+        photon_states(kernel_family="gaussian"),
+        photon_states(rks=stated),
+    ):
+        assert states[-1].report.kernel_width_interval is None
+
+
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+def test_only_the_last_state_of_a_plane_has_a_report(optics_found, method):
+    *states, last = photon_states(method=method)
+    assert [state.report for state in states] == [None] * len(states)
+    assert last.stop is Stop.COMPLETED
+    assert last.report is not None
+    assert (last.report.resolution_before is None) is (method == "dip")
+
+
+@pytest.mark.parametrize("diagnostics", [False, True])
+def test_maps_are_made_where_the_settings_ask_for_them(diagnostics):
+    report = photon_states(KERNEL, diagnostics=diagnostics)[-1].report
+    assert (report.residual is not None) is diagnostics
+    assert (report.uncertainty is not None) is diagnostics
+    assert report.misfit > 0
 
 
 NOISE = Noise(1e-3, 0.0)

@@ -22,6 +22,7 @@ from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.noise import Noise
 from napari_dkp.restorers import richardson_lucy
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
+from napari_dkp.restorers.risk import Risk
 from napari_dkp.state import Stop
 
 
@@ -72,22 +73,23 @@ def test_steps_are_those_of_richardson_and_lucy_on_each_half_then_extrapolated()
     points = np.stack([by_formula(blur, half, background, level, 14) for half in counts], 1)
     assert np.abs(points[6:] / points[5:-1] - 1).max() > 0.05  # it has not come to rest
     restorer = RichardsonLucyRestorer(model, halves, patience=100)
-    losses, residuals = [], []
+    risk = Risk(model, halves.counts, kernel)
+    risks, residuals = [], []
     for point in points:
         found = restorer.step(kernel)
         intensity = 1.3 * (point.sum(0) + 2 * background) - 2.0 / 1.3
         np.testing.assert_allclose(found.image.flatten().numpy(), intensity, rtol=1e-8)
         mean = point @ blur.T + background
-        seen, unseen = counts, counts[::-1]
-        part = np.where(unseen > 0, unseen * np.log(np.maximum(unseen, 1) / mean), 0)
-        losses.append(2 * (mean - unseen + part).mean())
-        residuals.append(1.3 * np.sqrt(((mean - seen).sum(0) ** 2).mean()))
-        best = int(np.argmin(losses))
-        assert float(found.loss) == pytest.approx(losses[-1], rel=1e-8)
+        risks.append(float(risk(torch.from_numpy(mean).reshape(2, 1, 6, 7))))
+        residuals.append(1.3 * np.sqrt(((mean - counts).sum(0) ** 2).mean()))
+        best = int(np.argmin(risks))
+        assert float(found.loss) == pytest.approx(risks[-1], rel=1e-8)
         assert float(found.residual) == pytest.approx(residuals[best], rel=1e-8)
-        assert restorer.best.loss == pytest.approx(losses[best], rel=1e-8)
-        best_images = restorer.best.images.reshape(2, -1).numpy()
-        np.testing.assert_allclose(best_images, points[best], rtol=1e-8, atol=1e-9)
+        for candidate, number in ((restorer.latest, len(risks) - 1), (restorer.best, best)):
+            assert candidate.risk == pytest.approx(risks[number], rel=1e-8)
+            images = candidate.images.reshape(2, -1).numpy()
+            np.testing.assert_allclose(images, points[number], rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(restorer.latest.means.reshape(2, -1).numpy(), mean, rtol=1e-8)
     assert best < len(points) - 1
 
 
@@ -126,7 +128,7 @@ def test_the_blurred_image_holds_the_light_of_the_data():
     np.testing.assert_allclose(ratio[-5:], 1, atol=0.01)
 
 
-def test_a_run_ends_when_held_out_photons_are_no_longer_better_told():
+def test_a_run_ends_when_its_risk_no_longer_falls():
     _, data, kernel = simulated(100)
     steps = until_done(restorer_of(data, patience=5), kernel)
     losses = [float(step.loss) for step in steps]
@@ -137,6 +139,37 @@ def test_a_run_ends_when_held_out_photons_are_no_longer_better_told():
     for number, step in enumerate(steps):
         so_far = int(np.argmin(losses[: number + 1]))
         torch.testing.assert_close(step.estimate, SCENE.crop(steps[so_far].image), rtol=0, atol=0)
+
+
+def test_a_judge_takes_the_place_of_the_risk_under_every_kernel():
+    _, data, kernel = simulated(100)
+    halves = halves_of(data)
+    plain = restorer_of(data)
+    judged = RichardsonLucyRestorer(SCENE, halves, 15, halves.deviance)
+    for each in (kernel, optics(0.2, SCENE)):
+        for _ in range(3):
+            expected, found = plain.step(each), judged.step(each)
+            assert torch.equal(found.image, expected.image)
+            deviance = float(halves.deviance(judged.latest.means))
+            assert float(found.loss) == judged.latest.risk == deviance
+            assert abs(deviance - float(expected.loss)) > 1e-3
+
+
+def test_the_judge_tells_which_image_is_best_and_patience_waits_for_it():
+    _, data, kernel = simulated(100)
+    verdicts = [5.0, 4.0, 4.5, 4.0, 3.0, 3.5, 3.25, 3.0, 1.0]
+    given = iter(verdicts)
+    restorer = RichardsonLucyRestorer(
+        SCENE, halves_of(data), 3, lambda _: torch.tensor(next(given))
+    )
+    steps = until_done(restorer, kernel)
+    # As good as the best is no gain.
+    assert [float(step.loss) for step in steps] == verdicts[:8]
+    for number, best in enumerate([0, 1, 1, 1, 4, 4, 4, 4]):
+        assert torch.equal(steps[number].estimate, SCENE.crop(steps[best].image))
+    assert (restorer.best.risk, restorer.latest.risk) == (3.0, 3.0)
+    assert torch.equal(restorer.latest.images, restorer._point)
+    assert not torch.equal(restorer.best.images, restorer._point)
 
 
 def test_the_engine_ends_the_run_with_it():
@@ -154,7 +187,7 @@ def test_another_kernel_makes_what_was_best_forgotten():
     wide = torch.full_like(kernel, 1 / kernel.numel())
     changed = restorer.step(wide)
     assert float(changed.loss) > float(good[-1].loss)
-    assert restorer.best.loss == pytest.approx(float(changed.loss))
+    assert restorer.best.risk == pytest.approx(float(changed.loss))
     torch.testing.assert_close(changed.estimate, SCENE.crop(changed.image))
     assert not torch.allclose(changed.estimate, good[-1].estimate)
 

@@ -16,7 +16,15 @@ from scipy import ndimage
 from tiny import TINY, settings
 
 from napari_dkp import iter_restore, restore, stack
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import (
+    DIPConfig,
+    NoiseConfig,
+    PKEConfig,
+    RichardsonLucyConfig,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
 from napari_dkp.degradation import degrade
 from napari_dkp.kernel_prior import DynamicKernelPrior
 from napari_dkp.kernels import line
@@ -902,3 +910,220 @@ def test_restore_shows_every_setting_as_a_keyword():
     for field in fields(Settings):
         assert shown[field.name].default == field.default
         assert shown[field.name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+# What there is to trust in it
+
+GAIN, OFFSET = 2.0, 100.0
+COUNTING = {
+    "method": "richardson-lucy",
+    "scale": 1,
+    "boundary": "circular",
+    "device": "cpu",
+    "iterations": 12,
+    "noise": NoiseConfig(gain=GAIN, offset=OFFSET),
+    "diagnostics": True,
+}
+# Of which every image is the very one that is blurred again for the report.
+PLAIN = COUNTING | {"richardson_lucy": RichardsonLucyConfig(strength=0.0)}
+BLUR = isotropic(2.25)
+
+
+def bands(*shape: int) -> np.ndarray:
+    """Winding bright bands along the last two axes, 30 and 200 photons, softened."""
+    field = np.random.default_rng(0).random(shape)
+    last = [0] * (len(shape) - 2)
+    field = ndimage.gaussian_filter(field, [*last, 2, 2], mode="wrap")
+    light = np.where(field > field.mean(), 200.0, 30.0)
+    return ndimage.gaussian_filter(light, [*last, 0.7, 0.7], mode="wrap")
+
+
+def exposed(light: np.ndarray) -> np.ndarray:
+    """Return what a camera makes of light behind `BLUR`."""
+    mean = ndimage.convolve(light, BLUR[(None,) * (light.ndim - 2)], mode="wrap")
+    return OFFSET + GAIN * np.random.default_rng(1).poisson(mean)
+
+
+def left_over(image: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    return (image - fitted) / np.sqrt(GAIN * (fitted - OFFSET))
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+def test_the_residual_is_what_is_left_over_in_units_of_the_noise(method, scale):
+    image = exposed(bands(40, 44))
+    config = TINY | PLAIN | {"method": method, "scale": scale}
+    result = restore(image, **config, kernel=BLUR)
+    fitted = degrade(result.image, result.kernel, scale=scale, boundary="circular")
+    expected = left_over(image, fitted)
+    assert result.residual.dtype == np.float32
+    np.testing.assert_allclose(result.residual, expected, atol=2e-3)
+    (report,) = result.reports
+    assert report.misfit == pytest.approx(np.mean(expected**2), rel=1e-3)
+    square = np.mean(expected**2)
+    down, right = expected[1:] * expected[:-1], expected[:, 1:] * expected[:, :-1]
+    assert report.correlation == pytest.approx((down.mean() + right.mean()) / 2 / square, abs=1e-3)
+    assert report.kernel_width == pytest.approx(2.355 * 1.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("axes", "planes"),
+    [
+        ("YX", 1),
+        ("XY", 1),
+        ("YXC", 1),
+        ("CYX", 1),
+        ("YCX", 1),
+        ("TYX", 3),
+        ("ZYX", 3),
+        ("YXZ", 3),
+        ("TCYX", 3),
+    ],
+)
+def test_diagnostics_lie_along_the_axes_of_source_and_image(axes, planes):
+    """Recomputed for all axes at once."""
+    canonical = "".join(axis for axis in "TZCYX" if axis in axes)
+    lengths = {"T": 3, "Z": 3, "C": 2, "Y": 40, "X": 44}
+    order = [canonical.index(axis) for axis in axes]
+    image = exposed(bands(*(lengths[axis] for axis in canonical))).transpose(order)
+    result = restore(image, **PLAIN, axes=axes, kernel=BLUR)
+    blur = BLUR[(None,) * (len(axes) - 2)].transpose(order)
+    fitted = ndimage.convolve(result.image, blur, mode="wrap")
+    assert result.residual.shape == image.shape
+    np.testing.assert_allclose(result.residual, left_over(image, fitted), atol=2e-3)
+    assert result.uncertainty.shape == result.image.shape
+    assert result.uncertainty.dtype == np.float32
+    assert (result.uncertainty > 0).all()
+    assert len(result.reports) == planes
+    assert all(report.resolution_after is not None for report in result.reports)
+
+
+def test_each_plane_has_the_report_that_it_has_alone():
+    image = exposed(bands(2, 40, 44))
+    whole = restore(image, **COUNTING, axes="ZYX", kernel=BLUR)
+    for number, plane in enumerate(image):
+        alone = restore(plane, **COUNTING, kernel=BLUR)
+        assert whole.reports[number].figures() == alone.reports[0].figures()
+        np.testing.assert_array_equal(whole.residual[number], alone.residual)
+        np.testing.assert_array_equal(whole.uncertainty[number], alone.uncertainty)
+    first, second = whole.reports
+    assert first.figures() != second.figures()
+
+
+def test_of_an_enlarged_image_the_residual_has_source_pixels_and_the_uncertainty_its_own():
+    image = exposed(bands(2, 40, 44))
+    result = restore(image, **COUNTING | {"scale": (2, 1)}, axes="ZYX", kernel=BLUR)
+    assert result.residual.shape == (2, 40, 44)
+    assert result.uncertainty.shape == result.image.shape == (2, 80, 44)
+
+
+def test_the_uncertainty_is_in_intensity_units_and_the_residual_in_none():
+    image = exposed(bands(40, 44))
+    plain = restore(image, **COUNTING, kernel=BLUR)
+    tenfold = COUNTING | {"noise": NoiseConfig(gain=10 * GAIN, offset=10 * OFFSET)}
+    scaled = restore(10 * image, **tenfold, kernel=BLUR)
+    np.testing.assert_allclose(scaled.uncertainty, 10 * plain.uncertainty, rtol=1e-3)
+    np.testing.assert_allclose(scaled.residual, plain.residual, atol=1e-3)
+
+
+def test_most_of_the_truth_lies_within_the_uncertainty():
+    light = bands(48, 48)
+    result = restore(exposed(light), **COUNTING | {"iterations": 160}, kernel=BLUR)
+    off = np.abs(result.image - (OFFSET + GAIN * light))
+    assert np.mean(off <= result.uncertainty) > 0.9
+    assert result.uncertainty.mean() < 8 * off.mean()
+
+
+def test_without_diagnostics_there_are_reports_and_no_maps():
+    image = exposed(bands(2, 40, 44))
+    kept, left = (
+        restore(image, **COUNTING | {"diagnostics": asked}, axes="ZYX", kernel=BLUR)
+        for asked in (True, False)
+    )
+    assert left.residual is None
+    assert left.uncertainty is None
+    assert len(left.reports) == 2
+    for report, same in zip(left.reports, kept.reports, strict=True):
+        assert report.figures() == same.figures()
+        assert report.residual is None
+        assert report.uncertainty is None
+    np.testing.assert_array_equal(left.image, kept.image)
+
+
+@both_ways
+def test_an_image_whose_photons_are_not_counted_has_no_resolution(tiny, search):
+    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", diagnostics=True))
+    states = list(run)
+    result = run.result()
+    assert result.residual.shape == (2, 10, 12)
+    assert np.isfinite(result.residual).all()
+    assert result.uncertainty is None
+    per_plane = search + STEPS
+    for number, state in enumerate(states, start=1):
+        assert (state.report is not None) is (number % per_plane == 0)
+    assert result.reports == (states[per_plane - 1].report, states[-1].report)
+    for report in result.reports:
+        assert report.resolution_before is report.resolution_after is None
+        assert report.misfit > 0
+        assert "Residual" in str(report)
+
+
+def test_planes_that_a_stopped_run_did_not_finish_have_no_report():
+    run = Run(exposed(bands(3, 40, 44)), Settings(**COUNTING, axes="ZYX"), BLUR)
+    states = iter(run)
+    while next(states).plane != (1,):
+        pass
+    states.close()
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    assert [report is None for report in result.reports] == [False, True, True]
+    for values in (result.residual, result.uncertainty):
+        assert values.shape == (3, 40, 44)
+        assert np.isfinite(values[0]).all()
+        assert np.isnan(values[1:]).all()
+
+
+def test_a_run_that_is_stopped_in_its_first_plane_has_no_report_at_all():
+    run = Run(picture(2, 10, 12), settings(axes="ZYX", diagnostics=True))
+    states = iter(run)
+    next(states)
+    states.close()
+    assert run.result().reports == (None, None)
+
+
+def test_a_plane_that_diverges_has_no_report(monkeypatch):
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=STEPS))
+    result = restore(picture(2, 10, 12), **TINY, axes="ZYX", diagnostics=True)
+    assert result.stop is Stop.DIVERGED
+    assert result.reports[0] is None
+    assert np.isnan(result.residual[0]).all()
+    assert result.reports[1] is not None
+    assert np.isfinite(result.residual[1]).all()
+
+
+def test_planes_without_contrast_have_no_report():
+    image = exposed(bands(3, 40, 44))
+    image[1] = 130
+    result = restore(image, **COUNTING, axes="ZYX", kernel=BLUR)
+    assert result.stop is Stop.COMPLETED
+    assert [report is None for report in result.reports] == [False, True, False]
+    for values in (result.residual, result.uncertainty):
+        assert np.isnan(values[1]).all()
+        assert np.isfinite(values[::2]).all()
+
+
+def test_darkness_does_not_spoil_the_misfit():
+    """A photon too many where hardly any is expected is a few standard deviations off."""
+    light = np.zeros((48, 48))
+    light[8::16, 8::16] = 700
+    image = (exposed(light) - OFFSET) / GAIN
+    config = PLAIN | {"noise": NoiseConfig(gain=1.0), "iterations": 40}
+    result = restore(image, **config, kernel=BLUR)
+    assert result.reports[0].misfit < 3
+    assert np.abs(result.residual).max() < 100
+
+
+@pytest.mark.parametrize("shape", [(1, 12), (12, 1)])
+def test_a_line_of_pixels_has_a_report(shape):
+    result = restore(picture(*shape), **TINY, kernel=np.ones((1, 1)))
+    assert np.isfinite(result.reports[0].correlation)

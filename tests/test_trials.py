@@ -1,6 +1,7 @@
 """Trials of optics on simulated images: what light tells of them, and what the dark leaves open."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from napari_dkp import trials
 from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
+from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.trials import AiryIntervals, try_optics
 from napari_dkp.windows import liveliest
@@ -47,6 +49,7 @@ def imaged(photons: float, damping: float, seed: int = 0) -> tuple[torch.Tensor,
     return data, Noise(1.0, 0.0).rescaled(0, photons)
 
 
+@cache
 def tried(
     photons: float,
     damping: float,
@@ -104,9 +107,31 @@ def test_the_cutoff_stays_within_what_kernels_can_have():
 
 
 def test_the_seed_decides_the_result():
-    first, again, other = (tried(40, 0.7, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, seed) for seed in (1, 1, 2)
+    )
     assert first == again
     assert first != other
+
+
+@pytest.mark.parametrize(("photons", "n_runs"), [(5, 1), (200, 10)])
+def test_kernels_are_compared_by_the_deviance_of_the_same_photons(photons, n_runs, monkeypatch):
+    """In the dark, where one run tells that no other would tell anything, there is only that."""
+    made = []
+
+    class Recorded(RichardsonLucyRestorer):
+        def __init__(self, model, halves, patience, judge=None):
+            super().__init__(model, halves, patience, judge)
+            made.append((halves, judge))
+
+    monkeypatch.setattr(trials, "RichardsonLucyRestorer", Recorded)
+    try_optics(MODEL, *imaged(photons, 0.7), KNOWN, DAMPING, 0)
+    assert len(made) == n_runs
+    first = made[0][0]
+    means = 1 + first.counts
+    for halves, judge in made:
+        assert torch.equal(halves.counts, first.counts)
+        assert float(judge(means)) == float(first.deviance(means))
 
 
 def test_a_plane_of_channels_and_a_scale_can_be_tried():
@@ -142,3 +167,17 @@ def test_the_window_lies_within_the_plane(shape):
         assert window.start >= 0
         assert window.stop <= n
         assert window.stop - window.start == min(n, trials._WINDOW)
+
+
+def test_light_narrows_the_spread_of_the_cutoff_and_the_dark_does_not():
+    expected = Cutoff(CUTOFF, 0.08)
+    dark, dim, light = (tried(photons, 1.0, expected).spread for photons in (5, 100, 2000))
+    assert 0 < light < 0.7 * dark
+    assert light <= dim <= dark <= 0.08
+    assert dark == pytest.approx(0.08, rel=0.1)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.5])
+@pytest.mark.parametrize("photons", [5, 2000])
+def test_trials_never_widen_what_the_spectrum_leaves_open(photons, spread):
+    assert 0 < tried(photons, 1.0, Cutoff(CUTOFF, spread)).spread <= spread

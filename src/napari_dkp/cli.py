@@ -99,13 +99,13 @@ def restore(
     ] = None,
     seed: Annotated[int | None, _option("Of every random draw.", "N", "0")] = None,
     diagnostics: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--diagnostics",
+            "--diagnostics/--no-diagnostics",
             help="Also write OUT_residual.tif, in units of the noise, and, where photons are "
             "counted, OUT_uncertainty.tif, half of a 90 % interval.",
         ),
-    ] = False,
+    ] = None,
     optics: Annotated[
         str | None,
         _option(
@@ -155,7 +155,7 @@ def restore(
             "device": device,
             "precision": precision,
             "seed": seed,
-            "diagnostics": diagnostics or None,
+            "diagnostics": diagnostics,
             "optics": _numbers("optics", optics, OpticsConfig),
             "noise": _numbers("noise", noise, NoiseConfig),
         }

@@ -11,9 +11,10 @@ lives on the frame plus every pixel beyond it that reaches an LR sample, so that
 border is invented. Operators act on tensors over the domain; `crop` cuts the frame out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 from math import ceil
 from types import EllipsisType
 
@@ -150,12 +151,30 @@ class Degradation:
         transfer: Tensor = torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
         return transfer
 
+    def passband(self, kernel: Tensor) -> Tensor:
+        """Return the power that a kernel passes of each frequency that samples can tell.
+
+        Returns
+        -------
+        Tensor, shape of a real transform over samples; two spatial axes only.
+        """
+        rows, columns = self.lr_shape
+        for axis, n in zip(self._axes, self.hr_shape, strict=True):
+            kernel = _wrapped(kernel, axis, n)
+        power = torch.fft.fft2(kernel).abs().square()
+        # Those of the HR frame that lie below the samples' limit.
+        low = torch.arange(rows, device=kernel.device)
+        low = torch.where(low < (rows + 1) // 2, low, low - rows) % self.hr_shape[0]
+        passed: Tensor = power[low, : columns // 2 + 1]
+        return passed
+
     def statistics(
         self,
         image: Tensor,
         data: Tensor,
         max_sites: int | None = None,
         whitened: bool = False,
+        weights: Tensor | None = None,
     ) -> "GramStatistics":
         """Return the statistics in which the misfit of any kernel is a quadratic form.
 
@@ -167,7 +186,11 @@ class Degradation:
         whitened : measure the Laplacian of the residual over LR samples. The residual of an
             unfinished image is smooth; its Laplacian is nearly white, as a likelihood takes it to
             be. Samples on the rim of the plane are left out.
+        weights : of the squared residual at each sample, shape of `data`; None for ones. They go
+            with no whitening.
         """
+        if whitened and weights is not None:
+            raise ValueError("weights: expected None with whitened=True; got some")
         image = self._interpolate(image.detach())
         image = image.reshape(-1, *image.shape[-self.ndim :])
         data = data.detach().reshape(-1, *self.lr_shape)
@@ -184,7 +207,9 @@ class Degradation:
         for axis, (taps, s) in enumerate(zip(self.kernel_shape, self.scale, strict=True)):
             image = image.unfold(1 + axis, taps, s * thin)
         lattice = (slice(None, None, thin),) * self.ndim
-        return GramStatistics.accumulate(image, data[:, *lattice], self.kernel_shape)
+        if weights is not None:
+            weights = weights.reshape(-1, *self.lr_shape)[:, *lattice]
+        return GramStatistics.accumulate(image, data[:, *lattice], self.kernel_shape, weights)
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -275,7 +300,11 @@ class GramStatistics:
 
     @classmethod
     def accumulate(
-        cls, patches: Tensor, data: Tensor, kernel_shape: tuple[int, ...]
+        cls,
+        patches: Tensor,
+        data: Tensor,
+        kernel_shape: tuple[int, ...],
+        weights: Tensor | None = None,
     ) -> "GramStatistics":
         """Sum over samples, a slab at a time to bound memory.
 
@@ -283,6 +312,7 @@ class GramStatistics:
         ----------
         patches : strided view, shape (C, *sites, *kernel_shape), in correlation orientation.
         data : shape (C, *sites).
+        weights : of each squared residual, same shape; None for ones.
         """
         taps = int(np.prod(kernel_shape))
         double = float64_device(data.device)  # the statistics are small, wherever they are summed
@@ -292,15 +322,19 @@ class GramStatistics:
         data = data - mean
         rows_per_slab = max(1, _SLAB_VALUES // max(1, taps * data[0, 0].numel()))
         for channel in range(data.shape[0]):
-            for slab, values in zip(
-                patches[channel].split(rows_per_slab),
-                data[channel].split(rows_per_slab),
-                strict=True,
+            slabs = patches[channel].split(rows_per_slab)
+            shares: Iterable[Tensor | None] = repeat(None, len(slabs))
+            if weights is not None:
+                shares = weights[channel].split(rows_per_slab)
+            for slab, values, share in zip(
+                slabs, data[channel].split(rows_per_slab), shares, strict=True
             ):
                 rows = slab.reshape(-1, taps) - mean
-                gram += (rows.T @ rows).to(double, torch.float64)
-                cross += (values.reshape(-1) @ rows).to(double, torch.float64)
-        energy = data.to(double, torch.float64).square().sum()
+                weighted = rows if share is None else share.reshape(-1, 1) * rows
+                gram += (rows.T @ weighted).to(double, torch.float64)
+                cross += (values.reshape(-1) @ weighted).to(double, torch.float64)
+        squares = data.to(double, torch.float64).square()
+        energy = (squares if weights is None else weights.to(squares) * squares).sum()
         # Convolution weights the patch in reverse order.
         return cls(gram.flip(0, 1), cross.flip(0), energy, data.numel(), kernel_shape)
 

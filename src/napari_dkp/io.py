@@ -146,9 +146,11 @@ class Outputs:
                 f"4 GB; choose a name ending in .ome.tif"
             )
         free = shutil.disk_usage(folder).free
-        if free < n_bytes:
+        # The residual is no larger than the image, and the uncertainty as large.
+        total = n_bytes * (1 + len([path for path in (self.residual, self.uncertainty) if path]))
+        if free < total:
             raise OSError(
-                f"output: the restored image takes {n_bytes / 1e6:.3g} MB and '{folder}' has "
+                f"output: the restored image takes {total / 1e6:.3g} MB and '{folder}' has "
                 f"{free / 1e6:.3g} MB left"
             )
 

@@ -27,6 +27,7 @@ class DynamicKernelPrior:
         to independent draws under the kernel; with statistics averaged over them the alternation
         is stochastic approximation EM (Delyon 1999).
     burn_in : first images, whose statistics are not kept: they form under poor kernels.
+    weights : of each squared residual, shape of `data`; None for ones.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class DynamicKernelPrior:
         whitened: bool = False,
         memory: float = 0.0,
         burn_in: int = 0,
+        weights: Tensor | None = None,
     ) -> None:
         self._model = model
         self._data = data
@@ -49,6 +51,7 @@ class DynamicKernelPrior:
         self._warm_up = pke.warm_up
         self._memory = memory
         self._burn_in = burn_in
+        self._weights = weights
         self._images = 0
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
@@ -67,7 +70,9 @@ class DynamicKernelPrior:
                     self._estimator.warm_up_step(self._sampler.draw())
             self._images += 1
             return self._estimator.kernel().to(self._data)
-        statistics = self._model.statistics(image, self._data, self._max_sites, self._whitened)
+        statistics = self._model.statistics(
+            image, self._data, self._max_sites, self._whitened, self._weights
+        )
         if self._images > self._burn_in:
             if self._remembered is not None:
                 statistics = statistics.blended(self._remembered, self._memory)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.ndimage import convolve1d, gaussian_filter, maximum_filter, minimum_filter
 from torch import Generator, Tensor
+from torch.nn.functional import avg_pool2d
 
 from napari_dkp.config import NoiseConfig
 
@@ -33,6 +34,21 @@ class Noise:
     def variance(self, mean: np.ndarray) -> np.ndarray:
         """Return the variance at a mean intensity, never negative."""
         return np.maximum(self.gain * mean + self.intercept, 0.0)
+
+    def weights(self, data: Tensor) -> Tensor:
+        """Return the inverse of the variance at each sample, on average one.
+
+        Under these, squares are the Poisson–Gaussian likelihood about the mean, for which the mean
+        of neighbours stands in: a sample's own value would pull fits to what is too dark.
+
+        Parameters
+        ----------
+        data : shape (C, h, w).
+        """
+        mean = avg_pool2d(data[None], 5, 1, 2, count_include_pad=False)[0]
+        variance = (self.gain * mean + self.intercept).clamp_min(LEAST_COUNT * self.gain**2)
+        weights = 1 / variance
+        return weights / weights.mean()
 
     def counts(self, data: Tensor) -> Tensor:
         """Return data as counts, whose variance is their mean; never negative."""
@@ -150,6 +166,8 @@ def _with_floors(noise: Noise, low: float, high: float, floor: float) -> Noise:
     return Noise(gain, intercept)
 
 
+# Where no light is expected, one photon is no wonder yet.
+LEAST_COUNT = 0.25
 _FEWEST_COUNTS, _MOST_COUNTS = 1e-3, 1e8
 _FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 _MEDIAN_OF_HALF_NORMAL = 0.6745

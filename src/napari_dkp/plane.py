@@ -122,8 +122,12 @@ class Parts:
         self._bounds = bounds
         self._family = settings.kernel_family
         self._pke = settings.pke
+        # Of photographs, whose noise is that of no camera, all samples count alike.
+        counted = settings.kernel_family in OPTICS_FAMILIES
+        self._weights = noise.weights(data) if counted else None
         self._search = settings.search
-        self._dip = settings.dip
+        # SSIM compares darkness as it does light: it would fit the noise of dark regions.
+        self._dip = replace(settings.dip, ssim_fraction=0.0) if counted else settings.dip
         self._precision = resolve_precision(settings.precision, data.device)
         self._diagnostics = settings.diagnostics
         self._width_spread: float | None = None  # of the kernel, once optics are found
@@ -199,7 +203,9 @@ class Parts:
             # narrow: what the image says of the kernel counts little beside what is known of it.
             rks = replace(rks, confidence=min(rks.confidence, _COUNTING_CONFIDENCE))
             pke = replace(pke, data_weight=0.0)
-        return DynamicKernelPrior(self._model, self._data, family, rks, pke, generator)
+        return DynamicKernelPrior(
+            self._model, self._data, family, rks, pke, generator, weights=self._weights
+        )
 
     def _with_optics(self, rks: RKSConfig) -> RKSConfig:
         """Find the optics in the data; what is known of them says where to look."""
@@ -232,6 +238,7 @@ class Parts:
             self._precision,
             generator,
             seen,
+            self._weights,
         )
 
 

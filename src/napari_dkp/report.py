@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from napari_dkp.kernel_shape import measure
-from napari_dkp.noise import Noise
+from napari_dkp.noise import LEAST_COUNT, Noise
 from napari_dkp.resolution import foretold_resolution, resolution
 from napari_dkp.restorers.evidence import Evidence
 
@@ -137,7 +137,8 @@ def examine(
     maps : keep the images.
     """
     mean = _array(evidence.mean)
-    residual = (_array(data) - mean) / np.sqrt(np.maximum(noise.variance(mean), _TINY))
+    variance = np.maximum(noise.variance(mean), LEAST_COUNT * noise.gain**2)
+    residual = (_array(data) - mean) / np.sqrt(variance)
     width = float(np.sqrt(np.prod(measure(_array(kernel)).fwhm)))
     before = after = interval = uncertain = None
     if evidence.halves is not None:
@@ -194,13 +195,12 @@ def uncertainty(images: np.ndarray, kernel_width: float) -> np.ndarray:
 
 def _correlation(residual: np.ndarray) -> float:
     """Return the correlation of neighbours along both axes; 0 for a residual that is none."""
-    square = float(np.mean(residual**2))
-    along = np.mean(residual[:, 1:] * residual[:, :-1])
-    across = np.mean(residual[:, :, 1:] * residual[:, :, :-1])
-    return float(0.5 * (along + across) / square) if square else 0.0
+    along, across = residual[:, 1:] * residual[:, :-1], residual[:, :, 1:] * residual[:, :, :-1]
+    products = [neighbours.mean() for neighbours in (along, across) if neighbours.size]
+    square = np.mean(residual**2)
+    return float(np.mean(products) / square) if products and square else 0.0
 
 
-_TINY = 1e-30
 _NINETY_PERCENT = 1.645
 _WIDTH_OF_SIGMA = 2.355
 # The half difference has the variance of the mean; the image's own bias is about as large.

@@ -108,8 +108,8 @@ class Restoration:
     reports : one per plane, in the order of the looped axes; None for planes that the run did not
         complete, or that are without contrast. ``print(result.reports[0])``.
     residual, uncertainty : of every pixel, see `report.Report`: the source's and the image's axes;
-        not a number in planes without a report. None unless `Settings.diagnostics` asked for them,
-        the latter also where photons are not counted.
+        not a number in planes without a report. None unless `Settings.diagnostics` asked for them
+        and a plane was completed; the latter also where photons are not counted.
     """
 
     image: "np.ndarray"

@@ -56,7 +56,7 @@ def try_optics(
     noise : of that data.
     cutoff : of the optics, as the spectrum has it.
     damping : lowest and highest to be tried.
-    seed : of the photons' halves: the same for all, so that only kernels differ.
+    seed : of the photons' halves, the same for all.
 
     Returns
     -------
@@ -69,19 +69,20 @@ def try_optics(
     spread = min(max(cutoff.spread, _LEAST_SPREAD), _LARGEST_SPREAD)
     offsets = spread * torch.tensor(_OFFSETS, dtype=torch.float64)
     dampings = torch.linspace(damping[1], damping[0], _N_DAMPINGS, dtype=torch.float64)
-    score = torch.empty(len(offsets), len(dampings), dtype=torch.float64)
-    longest = 0
-    for row, offset in enumerate(offsets):
-        kernels = airy(
-            (cutoff.frequency * offset.exp()).expand(len(dampings)).to(data),
-            dampings.to(data),
-            model.kernel_shape,
-            model.kernel_centre,
-        )
-        for column, kernel in enumerate(kernels):
-            deviance, steps = _deviance(model, piece, noise, kernel, seed)
-            score[row, column] = deviance
+    kernels = airy(
+        (cutoff.frequency * offsets.exp()).repeat_interleave(len(dampings)).to(data),
+        dampings.repeat(len(offsets)).to(data),
+        model.kernel_shape,
+        model.kernel_centre,
+    )
+    halves = PhotonHalves(model, piece, noise, make_generator(seed))
+    middle, longest = _least_deviance(model, piece, halves, kernels[len(kernels) // 2])
+    score = torch.full((len(kernels),), middle, dtype=torch.float64)
+    if longest >= _FEWEST_STEPS:
+        for number, kernel in enumerate(kernels):
+            score[number], steps = _least_deviance(model, piece, halves, kernel)
             longest = max(longest, steps)
+    score = score.reshape(len(offsets), len(dampings))
     # Where noise sets an end to the first few steps, a kernel only smooths, and wide ones do best.
     trust = _TRUST * min(1.0, (longest / _TELLING_STEPS) ** 4)
     log_weight = -trust * piece.numel() * (score - score.min())
@@ -105,12 +106,11 @@ def try_optics(
     )
 
 
-def _deviance(
-    model: Degradation, piece: Tensor, noise: Noise, kernel: Tensor, seed: int
+def _least_deviance(
+    model: Degradation, piece: Tensor, halves: PhotonHalves, kernel: Tensor
 ) -> tuple[float, int]:
     """Return the least deviance of held-out photons under a kernel, and after how many steps."""
-    halves = PhotonHalves(model, piece, noise, make_generator(seed))
-    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE)
+    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
     states = engine.alternate(restorer, KnownKernel(kernel), model.upsample(piece), _STEPS)
     return min((state.loss, state.step) for state in states)
 
@@ -126,6 +126,7 @@ _PATIENCE = 6
 _OFFSETS = (-1.2, 0.0, 1.2)
 _N_DAMPINGS = 3
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.04, 0.15
-_TELLING_STEPS = 25
+_TELLING_STEPS = 50
+_FEWEST_STEPS = 25
 # Of the likelihood of held-out photons: an image that is cut off early has errors of its own.
 _TRUST = 0.02

@@ -4,16 +4,21 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop
 
 
 class FakeRun:
-    """Behaves as `napari_dkp.stack.Run` without its cost: enlarges by repetition."""
+    """Behaves as `napari_dkp.stack.Run` without its cost: enlarges by repetition.
+
+    Of diagnostics, the residual is the source less 50, the uncertainty a tenth of the image.
+    """
 
     delay = 0.0
     search_steps = 0
     fail_at: int | None = None
     error: BaseException = RuntimeError("broken")
+    report = Report(3.5, (3.2, 3.8), 4.0, 3.4, 0.98, -0.02)
     runs: ClassVar[list["FakeRun"]] = []
 
     def __init__(self, image, settings, kernel=None):
@@ -37,22 +42,19 @@ class FakeRun:
         type(self).runs.append(self)
 
     def __iter__(self):
-        planes = list(np.ndindex(*[self.image.shape[i] for i in self.looped]))
+        planes = self.planes()
         try:
             for step in range(1, self.n_steps + 1):
                 time.sleep(self.delay)
                 if step == self.fail_at:
                     raise self.error
                 plane = planes[(step - 1) // self.steps_per_plane]
-                index = [slice(None)] * self.image.ndim
-                for position, number in zip(self.looped, plane, strict=True):
-                    index[position] = number
                 self.done = step
                 stop = Stop.COMPLETED if step == self.n_steps else Stop.RUNNING
                 yield State(
                     step=step,
                     n_steps=self.n_steps,
-                    image=self.enlarged[tuple(index)],
+                    image=self.enlarged[self.where(plane)],
                     kernel=self.kernel,
                     loss=1 / step,
                     residual=1 / step,
@@ -63,8 +65,23 @@ class FakeRun:
         finally:
             self.closed = True
 
+    def planes(self):
+        return list(np.ndindex(*[self.image.shape[i] for i in self.looped]))
+
+    def where(self, plane):
+        index = [slice(None)] * self.image.ndim
+        for position, number in zip(self.looped, plane, strict=True):
+            index[position] = number
+        return tuple(index)
+
     def result(self):
         looped = [self.image.shape[i] for i in self.looped]
+        n_done = self.done // self.steps_per_plane
+        residual = uncertainty = None
+        if self.settings.diagnostics and n_done:
+            residual, uncertainty = self.image.astype(np.float32) - 50, self.enlarged / 10
+            for plane in self.planes()[n_done:]:
+                residual[self.where(plane)] = uncertainty[self.where(plane)] = np.nan
         return Restoration(
             image=self.enlarged,
             kernel=np.broadcast_to(self.kernel, (*looped, *self.kernel.shape)),
@@ -76,6 +93,9 @@ class FakeRun:
             history=tuple(1 / step for step in range(1, self.done + 1)),
             steps=self.done,
             known_kernel=self.given is not None,
+            reports=tuple(self.report if i < n_done else None for i in range(self.n_planes)),
+            residual=residual,
+            uncertainty=uncertainty,
         )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from napari.layers import Image, Labels, Layer, Shapes
@@ -293,3 +295,126 @@ def test_steps_stop_a_run_early(fake_run):
     assert image.metadata["napari_dkp"]["steps"] == 4
     assert fake_run.runs[0].closed
     assert "steps=4" in snippet(image)
+
+
+RESIDUAL, UNCERTAINTY = "actin [DKP residual]", "actin [DKP uncertainty]"
+
+
+@pytest.mark.parametrize("transform", [{}, TURNED])
+@pytest.mark.parametrize("region", [None, ((2, 11), (3, 13))])
+def test_diagnostics_overlay_source_and_image(fake_run, transform, region):
+    layer = Image(
+        picture(12, 15),
+        name="actin",
+        scale=(0.5, 0.2),
+        translate=(3, -4),
+        units=("um", "um"),
+        axis_labels=("y", "x"),
+        colormap="green",
+        **transform,
+    )
+    image, _, residual, uncertainty = restored(layer, scale=3, region=region, diagnostics=True)
+    assert (residual.name, uncertainty.name) == (RESIDUAL, UNCERTAINTY)
+    for result in (residual, uncertainty):
+        assert not result.visible
+        assert not result.rgb
+        assert result.units == layer.units
+        assert result.axis_labels == layer.axis_labels
+        assert result.colormap.name != "green"
+    (top, bottom), (left, right) = region or ((0, 12), (0, 15))
+    np.testing.assert_array_equal(residual.data, layer.data[top:bottom, left:right] - 50.0)
+    np.testing.assert_allclose(uncertainty.data, image.data / 10, rtol=1e-6)
+    np.testing.assert_array_equal(residual.scale, layer.scale)
+    if region is None:
+        np.testing.assert_allclose(residual.translate, layer.translate)
+    for pixel in ((0, 0), (0, 5), (8, 9)):
+        row, column = pixel
+        np.testing.assert_allclose(world(residual, *pixel), world(layer, top + row, left + column))
+        np.testing.assert_allclose(world(uncertainty, *pixel), world(image, *pixel))
+    np.testing.assert_array_equal(uncertainty.scale, image.scale)
+    np.testing.assert_array_equal(uncertainty.translate, image.translate)
+
+
+def test_colours_of_diagnostics_span_what_they_hold(fake_run):
+    *_, residual, uncertainty = restored(Image(picture(12, 15)), diagnostics=True)
+    low, high = residual.contrast_limits
+    assert low == -high < 0
+    assert list(uncertainty.contrast_limits) == [0, pytest.approx(uncertainty.data.max())]
+
+
+def test_without_diagnostics_there_are_two_layers(fake_run):
+    assert len(restored(Image(picture(12, 15)))) == 2
+
+
+def test_photons_that_are_not_counted_have_no_uncertainty(fake_run, monkeypatch):
+    result = fake_run.result
+    monkeypatch.setattr(fake_run, "result", lambda run: replace(result(run), uncertainty=None))
+    layers = restored(Image(picture(12, 15), name="actin"), diagnostics=True)
+    assert [layer.name for layer in layers[2:]] == [RESIDUAL]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_diagnostics_of_colours_are_grey(fake_run, channels):
+    colour = picture(40, 50, channels, dtype=np.uint8)
+    layer = Image(colour, rgb=True, scale=(0.5, 0.5))
+    image, _, residual, uncertainty = restored(layer, diagnostics=True)
+    assert image.rgb
+    for result in (residual, uncertainty):
+        assert not result.rgb
+        assert result.ndim == 2
+    values = colour[..., :3].astype(float)
+    expected = np.sqrt(np.mean((values - 50) ** 2, axis=-1))
+    np.testing.assert_allclose(residual.data, expected, rtol=1e-5)
+    fine = np.sqrt(np.mean((values / 10) ** 2, axis=-1)).repeat(2, 0).repeat(2, 1)
+    np.testing.assert_allclose(uncertainty.data, fine, rtol=1e-5)
+    np.testing.assert_allclose(world(residual, 3, 4), world(layer, 3, 4))
+    np.testing.assert_allclose(world(uncertainty, 79.5, 99.5), world(layer, 39.5, 49.5))
+
+
+def test_planes_that_were_not_finished_are_empty_in_diagnostics(fake_run):
+    layer = Image(picture(3, 12, 15), axis_labels=("z", "y", "x"), scale=(2, 1, 1))
+    _, _, residual, uncertainty = restored(layer, diagnostics=True, steps=3)
+    assert residual.data.shape == (3, 12, 15)
+    assert uncertainty.data.shape == (3, 24, 30)
+    for result in (residual, uncertainty):
+        assert np.isfinite(result.data[0]).all()
+        assert np.isnan(result.data[1:]).all()
+        assert np.isfinite(result.contrast_limits).all()
+    np.testing.assert_allclose(world(residual, 2, 3, 4), world(layer, 2, 3, 4))
+
+
+def test_every_layer_remembers_the_report_and_repeats_the_run(fake_run):
+    psf = np.ones((5, 5), np.float32) / 25
+    layer = Image(picture(2, 12, 15), name="actin", axis_labels=("z", "y", "x"))
+    options = {"iterations": 7, "seed": 5, "preset": "fast", "diagnostics": True}
+    layers = restored(layer, kernel=psf, plane=(1,), **options)
+    expected = dkp.Settings(**options, axes="ZYX").resolve()
+    roles = ["image", "kernel", "residual", "uncertainty"]
+    for result, role in zip(layers, roles, strict=True):
+        facts = result.metadata["napari_dkp"]
+        assert facts["role"] == role
+        assert "3.5 pixels wide" in facts["report"]
+        assert "0.98 times the variance" in facts["report"]
+        (figures,) = facts["figures"]
+        assert figures == fake_run.report.figures()
+        assert settings_from_layer(result) == expected
+        text = snippet(result)
+        compile(text, "snippet", "exec")
+        assert "    diagnostics=True,\n" in text
+        assert f"viewer.layers[{result.name!r}].metadata" in text
+        assert "viewer.layers['actin'],\n" in text
+        assert "plane=(1,)" in text
+    plain, _ = restored(layer, iterations=7)
+    assert "diagnostics" not in snippet(plain)
+
+
+def test_a_real_run_gives_all_four_layers():
+    offsets = np.arange(7) - 3
+    psf = np.exp(-0.25 * (offsets[:, None] ** 2 + offsets**2))
+    layer = Image(np.random.default_rng(0).poisson(80, (24, 30)), name="actin", scale=(0.5, 0.5))
+    options = {"method": "richardson-lucy", "device": "cpu", "iterations": 4, "diagnostics": True}
+    image, _, residual, uncertainty = restored(layer, kernel=psf, **options)
+    assert residual.data.shape == layer.data.shape
+    assert uncertainty.data.shape == image.data.shape == (48, 60)
+    (figures,) = image.metadata["napari_dkp"]["figures"]
+    assert figures["misfit"] == pytest.approx(np.mean(residual.data.astype(float) ** 2), rel=1e-4)

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_dkp._napari import worker
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer
+from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.widget import RestoreWidget
 from napari_dkp.config import Settings
 
@@ -498,3 +499,64 @@ def test_pixel_size_is_that_of_the_layer(restorer):
         widget.settings()
     widget.known["optics"].editors["wavelength"].setValue(600)
     assert widget.settings().optics.cutoff == pytest.approx(2 * 1.4 / 600 * 60)
+
+
+def test_the_switch_for_diagnostics_leads_to_their_layers(restorer, idle, fake_run):
+    viewer, widget = restorer
+    assert widget.settings().diagnostics is False
+    widget.basic.editors["diagnostics"].set_value(True)
+    assert widget.settings().diagnostics is True
+    widget.restore()
+    idle()
+    assert fake_run.runs[0].settings.diagnostics is True
+    names = ["cells", KERNEL, HR, "cells [DKP residual]", "cells [DKP uncertainty]"]
+    assert [layer.name for layer in viewer.layers] == names
+    assert [layer.visible for layer in viewer.layers] == [True] * 3 + [False] * 2
+    assert viewer.layers.selection.active is viewer.layers[HR]
+    residual = viewer.layers["cells [DKP residual]"]
+    source = viewer.layers["cells"]
+    np.testing.assert_array_equal(residual.data, source.data - 50.0)
+    np.testing.assert_allclose(residual.data_to_world((7, 3)), source.data_to_world((7, 3)))
+    widget.set_settings(Settings())
+    viewer.layers.selection.active = residual
+    widget.load_settings()
+    assert widget.settings().diagnostics is True
+    widget.copy_snippet()
+    assert "diagnostics=True" in QApplication.clipboard().text()
+
+
+def test_a_run_that_is_stopped_at_once_has_no_diagnostics(restorer, qtbot, idle, fake_run):
+    viewer, widget = restorer
+    fake_run.delay = 0.01
+    widget.basic.editors["diagnostics"].set_value(True)
+    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.restore()
+    qtbot.waitUntil(begun(viewer))
+    widget.stop()
+    idle()
+    assert [layer.name for layer in viewer.layers] == ["cells", KERNEL, HR]
+    assert widget.report.isHidden()
+
+
+def test_a_run_of_one_step_has_diagnostics(restorer, fake_run, idle):
+    viewer, widget = restorer
+    widget.basic.editors["diagnostics"].set_value(True)
+    widget.advanced.editors["iterations"].set_value(1)
+    job = worker.Job(*widget._request())
+    try:
+        first = next(job.events())
+        live = LiveLayers(viewer, first.source, first.layers)
+        assert (live.image.name, live.kernel.name) == (HR, KERNEL)
+    finally:
+        job.release()
+
+
+def test_the_report_is_shown_once_there_is_one(restorer, idle, fake_run):
+    viewer, widget = restorer
+    assert widget.report.isHidden()
+    widget.restore()
+    assert widget.report.isHidden()
+    idle()
+    assert not widget.report.isHidden()
+    assert widget.report.text() == viewer.layers[HR].metadata[METADATA_KEY]["report"]
+    assert widget.report.text() == str(fake_run.report)

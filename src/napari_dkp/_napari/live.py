@@ -20,7 +20,7 @@ class LiveLayers:
     def __init__(self, viewer: "Viewer", source: "Source", layers: list[LayerData]) -> None:
         self._viewer = viewer
         self._source = source
-        self.image, self.kernel = (Layer.create(*entry) for entry in layers)
+        self.image, self.kernel = (Layer.create(*entry) for entry in layers[:2])
         viewer.add_layer(self.kernel)
         viewer.add_layer(self.image)
 

@@ -181,6 +181,7 @@ class RestoreWidget(QWidget):
         self._live = None
         self._residuals = []
         self.plot.clear()
+        self.report.hide()
         self._set_running(True)
         self._say("Starting …")
 

@@ -1,25 +1,22 @@
-"""Restoration from counted photons: several images, weighed by photons they have not seen."""
+"""Restoration from counted photons: several images, of which the one of least risk is taken."""
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from napari_dkp.config import RichardsonLucyConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
+from napari_dkp.restorers.candidate import Candidate
 from napari_dkp.restorers.evidence import Evidence
 from napari_dkp.restorers.penalised import PenalisedSolver
-from napari_dkp.restorers.photon_halves import Candidate, PhotonHalves
+from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
+from napari_dkp.restorers.risk import Risk
 
 
 class CountingRestorer:
-    """Richardson–Lucy, then penalties of growing strength.
-
-    Each stage starts from the best image of the one before. The image handed out is the mean of
-    what every stage has best, by how well it tells the held-out photons: where none stands out,
-    errors of several average out.
+    """Richardson–Lucy, then penalties of growing strength, each from the best image before it.
 
     Parameters
     ----------
@@ -39,66 +36,51 @@ class CountingRestorer:
         self._likelihood = RichardsonLucyRestorer(model, halves, config.patience)
         self._strengths = [share * config.strength for share in _SHARES] if config.strength else []
         self._kernel: Tensor | None = None
-        self._steps: Iterator[RestorerStep] = iter(())
-        # What each stage has best, that of the likelihood first.
-        self._stages: list[Candidate] = []
+        self._steps: Iterator[Candidate] = iter(())
+        self._latest: Candidate | None = None
+        self._best: Candidate | None = None
 
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one step of the present stage under `kernel`, shape (K, K); none after the last."""
         if kernel is not self._kernel:
             self._kernel = kernel
             self._steps = self._run(kernel)
-        return next(self._steps, None) or self._handed_out()._replace(done=True)
+            self._best = None
+        latest = next(self._steps, None)
+        done = latest is None
+        self._latest = latest or self._latest
+        assert self._latest is not None
+        if self._best is None or self._latest.risk < self._best.risk:
+            self._best = self._latest
+        return RestorerStep(
+            self._halves.estimate(self._latest.images),
+            self._model.crop(self._halves.estimate(self._best.images)),
+            self._latest.images.new_tensor(self._latest.risk),
+            self._halves.residual(self._best.means),
+            done,
+        )
 
     def evidence(self) -> Evidence:
         """Return what there is to report on the latest estimate; after at least one step."""
-        return self._halves.evidence(*self._mean())
+        assert self._best is not None
+        return self._halves.evidence(self._best.images, self._best.means)
 
-    def _run(self, kernel: Tensor) -> Iterator[RestorerStep]:
-        """Yield a step at a time, until there is none that could help."""
-        step = self._likelihood.step(kernel)
-        while not step.done:
-            self._stages = [self._likelihood.best]
-            yield step
-            step = self._likelihood.step(kernel)
-        transfer = self._model.transfer(kernel)
+    def _run(self, kernel: Tensor) -> Iterator[Candidate]:
+        """Yield what each step leads to, until there is none that could help."""
+        while not self._likelihood.step(kernel).done:
+            yield self._likelihood.latest
+        best = self._likelihood.best
+        risk = Risk(self._model, self._halves.counts, kernel)
         for strength in self._strengths:
-            start = self._stages[-1].images
-            solver = PenalisedSolver(self._model, self._halves, transfer, strength, start)
-            self._stages.append(solver.step())
-            yield self._handed_out()
+            solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, best.images)
+            best = solver.step()
+            yield best
             for _ in range(_PENALISED_STEPS - 1):
-                candidate = solver.step()
-                if candidate.loss < self._stages[-1].loss:
-                    self._stages[-1] = candidate
-                yield self._handed_out()
-
-    def _handed_out(self) -> RestorerStep:
-        images, means = self._mean()
-        image = self._halves.estimate(images)
-        return RestorerStep(
-            image,
-            self._model.crop(image),
-            image.new_tensor(self._stages[-1].loss),
-            self._halves.residual(means),
-        )
-
-    def _mean(self) -> tuple[Tensor, Tensor]:
-        """Return the mean of images and of their means, over the stages."""
-        losses = torch.tensor([stage.loss for stage in self._stages], dtype=torch.float64)
-        n_samples = self._halves.counts[0].numel()
-        # Half the deviance is a log-likelihood, and there are two halves.
-        weights = torch.softmax(-_TRUST * n_samples * losses, 0).tolist()
-        images = torch.zeros_like(self._stages[0].images)
-        means = torch.zeros_like(self._stages[0].means)
-        for weight, stage in zip(weights, self._stages, strict=True):
-            images.add_(stage.images, alpha=weight)
-            means.add_(stage.means, alpha=weight)
-        return images, means
+                latest = solver.step()
+                best = min(best, latest, key=lambda candidate: candidate.risk)
+                yield latest
 
 
 # Of the greatest strength: halves, so that one of them is near the best.
 _SHARES = (0.25, 0.5, 1.0)
 _PENALISED_STEPS = 20
-# Of the log-likelihood of held-out photons: it tells the blurred image, not the sharp one.
-_TRUST = 0.01

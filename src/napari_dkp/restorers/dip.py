@@ -32,6 +32,7 @@ class DIPRestorer:
     seen : LR samples that the fit is held to, bool, shape (h, w); None for all. At the others the
         residual counts as zero; under SSIM their data still takes part in the local means of their
         neighbours.
+    weights : of each squared residual, shape of `data`; None for ones. SSIM has none.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class DIPRestorer:
         precision: torch.dtype,
         generator: Generator,
         seen: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         self._model = model
         self._data = data
         self._seen = seen
+        self._weights = weights
         # Residuals are zero where nothing is seen.
         self._share = 1.0 if seen is None else max(float(seen.float().mean()), 1 / seen.numel())
         self._bounds = bounds
@@ -127,7 +130,11 @@ class DIPRestorer:
         return low + (high - low) * torch.sigmoid(logits[0].float())
 
     def _fidelity(self, fitted: Tensor, squared: Tensor) -> Tensor:
-        return self._ssim_loss(fitted) if self._steps < self._n_ssim else squared
+        if self._steps < self._n_ssim:
+            return self._ssim_loss(fitted)
+        if self._weights is None:
+            return squared
+        return (self._weights * (fitted - self._data).square()).mean()
 
     def _set_gradient_weight(self) -> None:
         """Let it grow: the prior flattens the image, and large steps have to form it first."""

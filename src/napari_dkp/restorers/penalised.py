@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from napari_dkp.degradation import Degradation
-from napari_dkp.restorers.photon_halves import Candidate, PhotonHalves
+from napari_dkp.restorers.candidate import Candidate
+from napari_dkp.restorers.photon_halves import PhotonHalves
+from napari_dkp.restorers.risk import Risk
 
 
 class PenalisedSolver:
@@ -28,7 +30,8 @@ class PenalisedSolver:
     ----------
     model : forward model of the plane, two spatial axes.
     halves : of its photons.
-    transfer : of the kernel.
+    kernel : shape (K, K).
+    risk : by which images are judged.
     strength : of the penalty, a number without unit.
     start : images of the halves to start from, shape (2, C, *domain_shape).
     """
@@ -37,13 +40,15 @@ class PenalisedSolver:
         self,
         model: Degradation,
         halves: PhotonHalves,
-        transfer: Tensor,
+        kernel: Tensor,
+        risk: Risk,
         strength: float,
         start: Tensor,
     ) -> None:
         self._model = model
         self._halves = halves
-        self._transfer = transfer
+        self._risk = risk
+        self._transfer = transfer = model.transfer(kernel)
         self._samples = model.scatter(halves.counts)
         self._sampled = model.scatter(torch.ones_like(halves.counts[:1, :1])) > 0
         # One unit of each multiplier weighs as much as the photons of a mean pixel do.
@@ -92,7 +97,8 @@ class PenalisedSolver:
 
         rows, columns = self._model.domain_shape
         means = self._model.gather(blurred) + self._halves.background
-        return self._halves.candidate(self._positive[..., :rows, :columns], means)
+        images = self._positive[..., :rows, :columns]
+        return Candidate(images, means, float(self._risk(means)))
 
     def _likeliest(self, there: Tensor) -> Tensor:
         """Return argmin (m - n log m) + ρ/2 (m - background - there)², less the background."""

@@ -1,11 +1,4 @@
-"""The photons of a plane, dealt to two halves, each of which judges the other's image.
-
-What is noise in one half is not in the other. So while an image restored from the one half
-describes the other half's photons ever better, it gains structure; when it no longer does, it
-gains noise.
-"""
-
-from dataclasses import dataclass
+"""The photons of a plane, dealt to two halves: what is noise in the one is not in the other."""
 
 import torch
 from torch import Generator, Tensor
@@ -15,23 +8,6 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device
 from napari_dkp.noise import Noise, split
 from napari_dkp.restorers.evidence import Evidence, Halves
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """An image of each half.
-
-    Attributes
-    ----------
-    images : x over the background, in counts, shape (2, C, *domain_shape).
-    means : m = A x + background, shape (2, C, h, w); of x before it was kept positive, where a
-        method does that last.
-    loss : Poisson deviance per sample of the photons that the images have not seen.
-    """
-
-    images: Tensor
-    means: Tensor
-    loss: float
 
 
 class PhotonHalves:
@@ -62,13 +38,22 @@ class PhotonHalves:
         self.background = 0.5 * _darkest(whole)
         self.level = (self.counts.mean() - self.background).clamp_min(LEAST_COUNTS)
 
-    def candidate(self, images: Tensor, means: Tensor) -> Candidate:
-        """Return images of the halves, judged."""
-        return Candidate(images, means, float(deviance(self.counts.flip(0), means)))
-
     def estimate(self, images: Tensor) -> Tensor:
         """Return the image of all photons, in intensity, on the domain."""
         return self._noise.intensity(images.sum(0) + 2 * self.background)
+
+    def deviance(self, means: Tensor) -> Tensor:
+        """Return the Poisson deviance per sample of the photons that each image has not seen.
+
+        Parameters
+        ----------
+        means : m of each half's image, shape (2, C, h, w).
+        """
+        # In float64: runs are told apart by differences in the seventh digit.
+        home = float64_device(means.device)
+        means = means.clamp_min(LEAST_COUNTS).to(home, torch.float64)
+        unseen = self.counts.flip(0).to(home, torch.float64)
+        return 2 * (means - unseen + torch.xlogy(unseen, unseen / means)).mean()
 
     def evidence(self, images: Tensor, means: Tensor) -> Evidence:
         """Return what there is to report on an image of all photons."""
@@ -93,12 +78,3 @@ def _darkest(counts: Tensor) -> Tensor:
 
 
 _DARK_SHARE = 1e-3
-
-
-def deviance(counts: Tensor, mean: Tensor) -> Tensor:
-    """Return the Poisson deviance per sample: about one where the mean is right."""
-    # In float64: a run ends by differences in the seventh digit.
-    home = float64_device(counts.device)
-    mean = mean.clamp_min(LEAST_COUNTS).to(home, torch.float64)
-    counts = counts.to(home, torch.float64)
-    return 2 * (mean - counts + torch.xlogy(counts, counts / mean)).mean()

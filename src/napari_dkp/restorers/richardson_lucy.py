@@ -1,15 +1,19 @@
 """Richardson–Lucy: expectation–maximisation for counted photons (IR of eq. 16).
 
 Each half of the photons is restored by itself and the mean of the two is handed out; the run ends
-when it no longer tells the other half's photons better.
+when its risk no longer falls.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
-from napari_dkp.restorers.photon_halves import LEAST_COUNTS, Candidate, PhotonHalves
+from napari_dkp.restorers.candidate import Candidate
+from napari_dkp.restorers.photon_halves import LEAST_COUNTS, PhotonHalves
+from napari_dkp.restorers.risk import Risk
 
 
 class RichardsonLucyRestorer:
@@ -24,12 +28,22 @@ class RichardsonLucyRestorer:
     model : forward model of the plane.
     halves : of its photons.
     patience : steps without gain after which the run is done.
+    judge : returns how bad blurred images m of the halves are, shape (2, C, h, w); None for the
+        risk under the kernel in use. To compare kernels, it has to be the same for all.
     """
 
-    def __init__(self, model: Degradation, halves: PhotonHalves, patience: int) -> None:
+    def __init__(
+        self,
+        model: Degradation,
+        halves: PhotonHalves,
+        patience: int,
+        judge: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self._model = model
         self._halves = halves
         self._patience = patience
+        self._judge = judge
+        self._risk: Callable[[Tensor], Tensor] | None = None
         self._kernel: Tensor | None = None
         self._transfer = torch.empty(0)
         self._sensitivity = torch.empty(0)
@@ -39,12 +53,19 @@ class RichardsonLucyRestorer:
         self._mean = counts  # of the point; once there is a kernel
         self._change: Tensor | None = None
         self._steps = 0
+        self._latest: Candidate | None = None
         self._best: Candidate | None = None
         self._best_step = 0
 
     @property
+    def latest(self) -> Candidate:
+        """What the latest step has led to; after a step."""
+        assert self._latest is not None
+        return self._latest
+
+    @property
     def best(self) -> Candidate:
-        """What tells the held-out photons best under the present kernel; after a step."""
+        """What has the least risk under the present kernel; after a step."""
         assert self._best is not None
         return self._best
 
@@ -55,13 +76,15 @@ class RichardsonLucyRestorer:
         self._climb()
         self._steps += 1
         halves = self._halves
-        candidate = halves.candidate(self._point, self._mean)
-        if self._best is None or candidate.loss < self._best.loss:
-            self._best, self._best_step = candidate, self._steps
+        assert self._risk is not None
+        risk = self._risk(self._mean)
+        self._latest = Candidate(self._point, self._mean, float(risk))
+        if self._best is None or self._latest.risk < self._best.risk:
+            self._best, self._best_step = self._latest, self._steps
         return RestorerStep(
             halves.estimate(self._point),
             self._model.crop(halves.estimate(self._best.images)),
-            self._image.new_tensor(candidate.loss),
+            risk,
             halves.residual(self._best.means),
             done=self._steps - self._best_step >= self._patience,
         )
@@ -75,6 +98,7 @@ class RichardsonLucyRestorer:
         adjoint = self._model.adjoint_by(self._transfer, ones)
         self._sensitivity = adjoint.clamp_min(_LEAST_SENSITIVITY)
         self._mean = self._blurred(self._point)
+        self._risk = self._judge or Risk(self._model, self._halves.counts, kernel)
         self._best = None
 
     def _climb(self) -> None:
