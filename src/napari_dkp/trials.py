@@ -76,12 +76,9 @@ def try_optics(
         model.kernel_centre,
     )
     halves = PhotonHalves(model, piece, noise, make_generator(seed))
-    middle, longest = _least_deviance(model, piece, halves, kernels[len(kernels) // 2])
-    score = torch.full((len(kernels),), middle, dtype=torch.float64)
-    if longest >= _FEWEST_STEPS:
-        for number, kernel in enumerate(kernels):
-            score[number], steps = _least_deviance(model, piece, halves, kernel)
-            longest = max(longest, steps)
+    least = [_least_deviance(model, piece, halves, kernel) for kernel in kernels]
+    longest = max(steps for _, steps in least)
+    score = torch.tensor([deviance for deviance, _ in least], dtype=torch.float64)
     score = score.reshape(len(offsets), len(dampings))
     # Where noise sets an end to the first few steps, a kernel only smooths, and wide ones do best.
     trust = _TRUST * min(1.0, (longest / _TELLING_STEPS) ** 4)
@@ -127,6 +124,5 @@ _OFFSETS = (-1.2, 0.0, 1.2)
 _N_DAMPINGS = 3
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.04, 0.15
 _TELLING_STEPS = 50
-_FEWEST_STEPS = 25
 # Of the likelihood of held-out photons: an image that is cut off early has errors of its own.
 _TRUST = 0.02
