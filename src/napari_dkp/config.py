@@ -179,7 +179,8 @@ class DIPConfig:
         the kernel.
     settling : share of it that is left at the end, after a linear decay over the second half; small
         steps finish the image.
-    ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows.
+    ssim_fraction : share of the run whose fidelity is 1 - SSIM; squared error follows. Presets
+        but "paper" have none of it under a microscope's kernels.
     gradient_weight : weight of the hyper-Laplacian prior on image gradients at the end of the run.
     gradient_growth : power of the share of steps done with which that weight comes in; 0, as
         published, has it in full from the start.
@@ -213,9 +214,8 @@ class RichardsonLucyConfig:
     ----------
     strength : greatest weight of the Hessian penalty on the square root of the image, in which
         photon noise is the same everywhere: a number without unit; 0 leaves the penalty out. A
-        half and a quarter of it are tried too, and held-out photons choose.
-    patience : steps without a better description of the held-out photons after which Richardson
-        and Lucy's come to their end.
+        half and a quarter of it are tried too, and the image of least risk is taken.
+    patience : steps without a smaller risk after which those of Richardson and Lucy end.
     """
 
     strength: float = 0.8
@@ -423,9 +423,15 @@ class Settings:
             rks=self.rks or preset.rks,
             pke=self.pke or preset.pke,
             search=self.search or preset.search,
-            dip=self.dip or preset.dip,
+            dip=self.dip or self._usual_dip(preset.dip),
             richardson_lucy=self.richardson_lucy or preset.richardson_lucy,
         )
+
+    def _usual_dip(self, dip: DIPConfig) -> DIPConfig:
+        if self.kernel_family not in OPTICS_FAMILIES or self.preset == "paper":
+            return dip
+        # SSIM compares darkness as it does light: it would fit the noise of dark regions.
+        return replace(dip, ssim_fraction=0.0)
 
     def scales(self, ndim: int) -> tuple[int, ...]:
         """Return the scale of each of `ndim` spatial axes."""

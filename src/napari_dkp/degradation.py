@@ -138,10 +138,7 @@ class Degradation:
 
     def transfer(self, kernel: Tensor) -> Tensor:
         """Return the transfer function of a kernel; the grid's offset puts sample 0 at index 0."""
-        for axis, between in zip(self._axes, self._between, strict=True):
-            if between:
-                zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
-                kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
+        kernel = self._between_pixels(kernel)
         for axis, n in zip(self._axes, self.grid_shape, strict=True):
             kernel = _wrapped(kernel, axis, n)
         offset = [
@@ -159,6 +156,7 @@ class Degradation:
         Tensor, shape of a real transform over samples; two spatial axes only.
         """
         rows, columns = self.lr_shape
+        kernel = self._between_pixels(kernel)
         for axis, n in zip(self._axes, self.hr_shape, strict=True):
             kernel = _wrapped(kernel, axis, n)
         power = torch.fft.fft2(kernel).abs().square()
@@ -254,6 +252,14 @@ class Degradation:
     def _sites(self) -> tuple[EllipsisType | slice, ...]:
         sites = (slice(0, n, s) for n, s in zip(self.hr_shape, self.scale, strict=True))
         return (..., *sites)
+
+    def _between_pixels(self, kernel: Tensor) -> Tensor:
+        """Average neighbours along the axes on which samples fall between HR pixels."""
+        for axis, between in zip(self._axes, self._between, strict=True):
+            if between:
+                zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
+                kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
+        return kernel
 
     def _interpolate(self, image: Tensor) -> Tensor:
         """Average neighbours along the axes on which samples fall between HR pixels."""

@@ -191,8 +191,8 @@ def _bytes(saved: dict[int, int], values: int) -> int:
     return round(1.8 * sum(saved.values()))
 
 
-# Richardson–Lucy: two images, their Hessians and duals, and temporaries of these.
-_COUNTING_BYTES = 300
+# Penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.
+_COUNTING_BYTES = 550
 _PROBE_SIDE = 128
 _PROBE_WARM_UP = 3
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.

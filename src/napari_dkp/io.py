@@ -150,7 +150,7 @@ class Outputs:
         total = n_bytes * (1 + len([path for path in (self.residual, self.uncertainty) if path]))
         if free < total:
             raise OSError(
-                f"output: the restored image takes {total / 1e6:.3g} MB and '{folder}' has "
+                f"output: the results take {total / 1e6:.3g} MB and '{folder}' has "
                 f"{free / 1e6:.3g} MB left"
             )
 

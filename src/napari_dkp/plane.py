@@ -126,8 +126,7 @@ class Parts:
         counted = settings.kernel_family in OPTICS_FAMILIES
         self._weights = noise.weights(data) if counted else None
         self._search = settings.search
-        # SSIM compares darkness as it does light: it would fit the noise of dark regions.
-        self._dip = replace(settings.dip, ssim_fraction=0.0) if counted else settings.dip
+        self._dip = settings.dip
         self._precision = resolve_precision(settings.precision, data.device)
         self._diagnostics = settings.diagnostics
         self._width_spread: float | None = None  # of the kernel, once optics are found

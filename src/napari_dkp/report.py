@@ -25,7 +25,7 @@ class Report:
 
     Attributes
     ----------
-    kernel_width : full width at half maximum in restored pixels, mean of both axes.
+    kernel_width : full width at half maximum in restored pixels, geometric mean of both axes.
     kernel_width_interval : 90 % of what the data leave open of it; None where it was given, or
         where the method does not say.
     resolution_before, resolution_after : period of the finest detail that is no noise, in source
@@ -83,23 +83,25 @@ class Report:
                     "The data hardly determine the kernel: its width is mostly what is usual for "
                     "microscopes. State the optics, or give a measured PSF."
                 )
-        if self.misfit > _MISFIT or self.correlation > _CORRELATION:
+        # Only photons have a noise that is known well enough.
+        counted = self.resolution_before is not None
+        if counted and (self.misfit > _MISFIT or self.correlation > _CORRELATION):
             yield (
-                "The residual is more than noise: the kernel, the background or the stated noise "
-                "may be wrong."
+                "The residual is more than noise: the kernel, or the noise if it was stated, may "
+                "be wrong."
             )
 
 
 def summary(reports: Sequence[Report | None]) -> str:
     """Return in words what the reports on some planes say; empty where there is none."""
     present = [report for report in reports if report is not None]
-    if len(present) < 2:
+    if len(reports) < 2 or not present:
         return "".join(map(str, present))
     widths = [report.kernel_width for report in present]
     misfits = [report.misfit for report in present]
     lines = [
-        f"{len(present)} planes, kernels {min(widths):.1f} to {max(widths):.1f} pixels wide at "
-        f"half their height.",
+        f"{len(present)} of {len(reports)} planes, kernels {min(widths):.1f} to "
+        f"{max(widths):.1f} pixels wide at half their height.",
         f"Residuals: {min(misfits):.2f} to {max(misfits):.2f} times the variance of the noise "
         f"(1 is right).",
     ]

@@ -79,7 +79,8 @@ def foretold_resolution(means: np.ndarray, halves: np.ndarray) -> float | None:
     Photons that a restoration has not seen share nothing with it but the thing itself. They are
     noisy: correlated with the other half they show the root of what that half does of itself. What
     is left is the correlation of the restoration with the thing, and the period is where that falls
-    below that of one half at its `resolution`.
+    below that of one half at its `resolution`. Where the halves hardly correlate, twice what chance
+    alone would make stands in for what they do.
 
     Parameters
     ----------

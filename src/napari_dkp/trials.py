@@ -14,6 +14,7 @@ from napari_dkp import engine
 from napari_dkp.config import Interval
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import KnownKernel
+from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.randomness import make_generator
@@ -31,7 +32,8 @@ class AiryIntervals:
     ----------
     cutoff : interval of the optical cut-off, cycles per HR pixel.
     damping : interval of the transfer function's factor at the cut-off.
-    spread : standard deviation of the logarithm of the cut-off, spectrum and trials together.
+    spread : standard deviation of the logarithm of the pattern's width, spectrum and trials
+        together.
     """
 
     cutoff: Interval
@@ -86,20 +88,19 @@ def try_optics(
     log_prior = -0.5 * (offsets / cutoff.spread) ** 2
     weight = torch.softmax((log_weight + log_prior[:, None]).flatten(), 0).reshape(score.shape)
     shift, width = _moments(offsets, weight.sum(1))
-    # Three candidates may reach less far than the spectrum leaves open: what they say is by how
-    # much they narrow it, and that no finer than they lie.
-    _, width_before = _moments(offsets, torch.softmax(log_prior, 0))
-    narrowed = cutoff.spread * width / width_before
-    step = float(offsets[1] - offsets[0]) / math.sqrt(12)
     level, breadth = _moments(dampings, weight.sum(0))
     low, high = damping
+    # Contrast that is lost makes a pattern wider.
+    middle = kernels.reshape(*score.shape, *model.kernel_shape)[len(offsets) // 2]
+    widths = [measure(kernel.cpu().numpy()).fwhm[0] for kernel in (middle[0], middle[-1])]
+    slope = math.log(widths[1] / widths[0]) / (high - low) if high > low else 0.0
     return AiryIntervals(
         (
             cutoff.frequency * math.exp(shift - width),
             min(cutoff.frequency * math.exp(shift + width), 1.0),
         ),
         (max(level - breadth, low), min(level + breadth, high)),
-        min(math.hypot(narrowed, step), cutoff.spread),
+        math.hypot(_spread(cutoff.spread, offsets, log_prior, weight.sum(1)), slope * breadth),
     )
 
 
@@ -110,6 +111,20 @@ def _least_deviance(
     restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
     states = engine.alternate(restorer, KnownKernel(kernel), model.upsample(piece), _STEPS)
     return min((state.loss, state.step) for state in states)
+
+
+def _spread(before: float, offsets: Tensor, log_prior: Tensor, weight: Tensor) -> float:
+    """Return the standard deviation of the logarithm of the cut-off after trials.
+
+    Three candidates may reach less far than the spectrum leaves open: what they say is by how much
+    they narrow it, and that no finer than they lie. They say nothing where an outer one does best.
+    """
+    if int(weight.argmax()) != len(offsets) // 2:
+        return before
+    _, width_before = _moments(offsets, torch.softmax(log_prior, 0))
+    _, width = _moments(offsets, weight)
+    step = float(offsets[1] - offsets[0]) / math.sqrt(12)
+    return min(math.hypot(before * width / width_before, step), before)
 
 
 def _moments(values: Tensor, weights: Tensor) -> tuple[float, float]:

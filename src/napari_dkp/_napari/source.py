@@ -172,10 +172,11 @@ class Source:
         return np.concatenate([restored, alpha.astype(restored.dtype)], axis=-1)
 
     def grey(self, values: np.ndarray) -> np.ndarray:
-        """Return root mean squares over the colours of RGB, for what is no colour; else as is."""
+        """Return what is no colour without the axis of colours: their sum over its root."""
         if not self.rgb:
             return values
-        return np.asarray(np.sqrt(np.mean(np.square(values), axis=-1)))
+        # As large as any of them where they are independent, as errors are.
+        return np.asarray(values.sum(-1) / np.sqrt(values.shape[-1]))
 
 
 def pixel_size(layer: "Image") -> float | None:

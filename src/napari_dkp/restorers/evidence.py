@@ -12,7 +12,7 @@ class Halves(NamedTuple):
     ----------
     images : restored from the one and the other, each as bright as their mean, the estimate, in
         normalised intensity, shape (2, C, H, W).
-    means : A x of these, in counts, shape (2, C, h, w).
+    means : A x + background of each half, in its own counts, shape (2, C, h, w).
     photons : the halves, in counts, same shape.
     """
 

@@ -84,7 +84,7 @@ class RichardsonLucyRestorer:
         return RestorerStep(
             halves.estimate(self._point),
             self._model.crop(halves.estimate(self._best.images)),
-            risk,
+            risk.to(self._image),
             halves.residual(self._best.means),
             done=self._steps - self._best_step >= self._patience,
         )
