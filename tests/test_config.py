@@ -245,3 +245,13 @@ def test_runs_stored_before_there_were_diagnostics_have_none():
     values = Settings(diagnostics=True).resolve().to_dict()
     assert values.pop("diagnostics") is True
     assert Settings.from_dict(values).diagnostics is False
+
+
+def test_presets_compare_structure_but_under_kernels_of_a_microscope():
+    def share(**given) -> float:
+        return Settings(**given).resolve().dip.ssim_fraction
+
+    assert share(kernel_family="airy") == share(kernel_family="pupil", preset="fast") == 0
+    assert share() == share(kernel_family="line") == 1
+    assert share(kernel_family="airy", preset="paper") == share(preset="paper")
+    assert share(kernel_family="airy", dip=DIPConfig(ssim_fraction=0.3)) == 0.3

@@ -184,7 +184,7 @@ def test_outputs_are_checked_ahead(tmp_path, monkeypatch):
         io.Outputs.beside(tmp_path / "out.tif").check(2**33)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(io.shutil, "disk_usage", lambda _: usage(10, 9, 10**6))
-    with pytest.raises(OSError, match=r"takes 10 MB and .* has 1 MB left"):
+    with pytest.raises(OSError, match=r"take 10 MB and .* has 1 MB left"):
         io.Outputs.beside(tmp_path / "out.ome.tif").check(10**7)
 
 

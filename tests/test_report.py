@@ -64,10 +64,14 @@ def test_structure_that_is_left_over_is_told_of():
     mean, noise = scene(), Noise(2.0, 0.0)
     rng = np.random.default_rng(1)
     data = mean + np.sqrt(noise.variance(mean)) * rng.normal(size=mean.shape)
-    report = report_of(data + 0.3 * (mean - mean.mean()), mean, noise)
+    counted = {"halves": (np.stack([data, data]),) * 3, "maps": False}
+    report = report_of(data + 0.3 * (mean - mean.mean()), mean, noise, **counted)
     assert report.misfit > 1.5
     assert report.correlation > 0.3
     assert "more than noise" in " ".join(report.warnings)
+    assert report_of(data, mean, noise, **counted).warnings == ()
+    # A photograph's noise is too little known to be held against anything.
+    assert report_of(data + 0.3 * (mean - mean.mean()), mean, noise).warnings == ()
     checkerboard = np.indices(mean.shape).sum(0) % 2 * 2 - 1
     assert report_of(mean + checkerboard, mean, noise).correlation == pytest.approx(-1, abs=0.05)
 
@@ -143,8 +147,9 @@ def test_the_words_name_every_figure():
 def test_a_summary_of_planes_counts_their_warnings():
     loose = replace(GOOD, kernel_width=5.0, kernel_width_interval=(2.0, 9.0))
     assert summary([]) == summary([None, None]) == ""
-    assert summary([None, GOOD]) == str(GOOD)
+    assert summary([GOOD]) == str(GOOD)
+    assert "1 of 2 planes" in summary([None, GOOD])
     text = summary([GOOD, loose, None, loose])
-    assert "3 planes" in text
+    assert "3 of 4 planes" in text
     assert "3.5 to 5.0" in text
     assert "In 2 of 3 planes: The data hardly determine the kernel" in text

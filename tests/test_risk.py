@@ -12,9 +12,13 @@ from napari_dkp.restorers.risk import Risk
 def weights(model: Degradation, kernel: torch.Tensor) -> np.ndarray:
     """w of all frequencies of the samples, by the sum over taps that a transform is."""
     passed = []
+    for axis, (s, taps) in enumerate(zip(model.scale, model.kernel_shape, strict=True)):
+        if (s - taps) % 2:  # samples lie half-way between pixels
+            zero = torch.zeros_like(kernel.narrow(axis, 0, 1))
+            kernel = (torch.cat([zero, kernel], axis) + torch.cat([kernel, zero], axis)) / 2
     for n, s, taps in zip(model.lr_shape, model.scale, model.kernel_shape, strict=True):
         frequency = np.fft.fftfreq(n) / s  # in cycles per HR pixel
-        passed.append(np.exp(-2j * np.pi * np.outer(frequency, np.arange(taps))))
+        passed.append(np.exp(-2j * np.pi * np.outer(frequency, np.arange(taps + (s - taps) % 2))))
     transfer = passed[0] @ kernel.numpy() @ passed[1].T
     return 1 / (np.abs(transfer) ** 2 + 0.1)
 

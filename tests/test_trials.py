@@ -114,9 +114,7 @@ def test_the_seed_decides_the_result():
     assert first != other
 
 
-@pytest.mark.parametrize(("photons", "n_runs"), [(5, 1), (200, 10)])
-def test_kernels_are_compared_by_the_deviance_of_the_same_photons(photons, n_runs, monkeypatch):
-    """In the dark, where one run tells that no other would tell anything, there is only that."""
+def test_kernels_are_compared_by_the_deviance_of_the_same_photons(monkeypatch):
     made = []
 
     class Recorded(RichardsonLucyRestorer):
@@ -125,8 +123,8 @@ def test_kernels_are_compared_by_the_deviance_of_the_same_photons(photons, n_run
             made.append((halves, judge))
 
     monkeypatch.setattr(trials, "RichardsonLucyRestorer", Recorded)
-    try_optics(MODEL, *imaged(photons, 0.7), KNOWN, DAMPING, 0)
-    assert len(made) == n_runs
+    try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, 0)
+    assert len(made) == 9
     first = made[0][0]
     means = 1 + first.counts
     for halves, judge in made:
@@ -173,11 +171,21 @@ def test_light_narrows_the_spread_of_the_cutoff_and_the_dark_does_not():
     expected = Cutoff(CUTOFF, 0.08)
     dark, dim, light = (tried(photons, 1.0, expected).spread for photons in (5, 100, 2000))
     assert 0 < light < 0.7 * dark
-    assert light <= dim <= dark <= 0.08
-    assert dark == pytest.approx(0.08, rel=0.1)
+    assert light <= dim <= dark
+    # What nothing tells of the damping comes on top.
+    assert 0.08 < dark < 0.1
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.5])
 @pytest.mark.parametrize("photons", [5, 2000])
-def test_trials_never_widen_what_the_spectrum_leaves_open(photons, spread):
-    assert 0 < tried(photons, 1.0, Cutoff(CUTOFF, spread)).spread <= spread
+def test_trials_widen_what_the_spectrum_leaves_open_by_lost_contrast_only(photons, spread):
+    found = tried(photons, 1.0, Cutoff(CUTOFF, spread)).spread
+    assert 0 < found <= np.hypot(spread, 0.06)
+
+
+def test_an_outer_candidate_that_does_best_narrows_nothing():
+    offsets = 0.18 * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    prior = -0.5 * (offsets / 0.35) ** 2
+    outer, middle = (torch.tensor(w, dtype=torch.float64) for w in ([0, 0, 1], [0, 1, 0]))
+    assert trials._spread(0.35, offsets, prior, outer) == 0.35
+    assert 0 < trials._spread(0.35, offsets, prior, middle) < 0.1

@@ -145,7 +145,7 @@ def result_layers(
     for role, values, grid, colormap, limits in diagnostics:
         if values is None:
             continue
-        values = source.grey(values)
+        values = source.grey(values, signed=role == "residual")
         options = {
             "name": f"{source.name} [DKP {role}]",
             **grid.options(),

@@ -171,12 +171,17 @@ class Source:
             alpha = np.repeat(alpha, factor, axis)
         return np.concatenate([restored, alpha.astype(restored.dtype)], axis=-1)
 
-    def grey(self, values: np.ndarray) -> np.ndarray:
-        """Return what is no colour without the axis of colours: their sum over its root."""
+    def grey(self, errors: np.ndarray, *, signed: bool) -> np.ndarray:
+        """Return errors without the axis of RGB, which are no colours; grey as is.
+
+        Of signed ones the sum over its root, which is as large as any where they are independent;
+        of others the root mean square.
+        """
         if not self.rgb:
-            return values
-        # As large as any of them where they are independent, as errors are.
-        return np.asarray(values.sum(-1) / np.sqrt(values.shape[-1]))
+            return errors
+        if signed:
+            return np.asarray(errors.sum(-1) / np.sqrt(errors.shape[-1]))
+        return np.asarray(np.sqrt(np.mean(np.square(errors), axis=-1)))
 
 
 def pixel_size(layer: "Image") -> float | None:

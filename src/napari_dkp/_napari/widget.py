@@ -160,7 +160,7 @@ class RestoreWidget(QWidget):
         try:
             job = Job(*self._request())
         except (ValueError, TypeError) as error:
-            self._report(str(error))
+            self._show_problem(str(error))
             return
         bar = progress(total=0, desc=f"Restoring {job.name}")
         try:
@@ -197,7 +197,7 @@ class RestoreWidget(QWidget):
             layer = self._result()
             self.set_settings(settings_from_layer(layer))
         except ValueError as error:
-            self._report(str(error))
+            self._show_problem(str(error))
             return
         facts = layer.metadata[METADATA_KEY]
         source = (
@@ -225,7 +225,7 @@ class RestoreWidget(QWidget):
             layer = self._result()
             text = snippet(layer)
         except ValueError as error:
-            self._report(str(error))
+            self._show_problem(str(error))
             return
         clipboard = QApplication.clipboard()
         assert clipboard is not None
@@ -236,7 +236,7 @@ class RestoreWidget(QWidget):
         """Add a Shapes layer and let the user draw a rectangle in it."""
         layer = self.image.layer
         if layer is None:
-            self._report("Open an image first.")
+            self._show_problem("Open an image first.")
             return
         shapes = self._add_region(layer, None)
         shapes.mode = "add_rectangle"
@@ -307,7 +307,9 @@ class RestoreWidget(QWidget):
         self.report.setVisible(bool(found))
 
     def _fail(self, error: Exception) -> None:
-        self._report(str(error) if isinstance(error, RunFailed) else f"The run failed: {error}")
+        self._show_problem(
+            str(error) if isinstance(error, RunFailed) else f"The run failed: {error}"
+        )
 
     def _rest(self) -> None:
         self._running.job = None
@@ -439,7 +441,7 @@ class RestoreWidget(QWidget):
         self.status.setText(text)
         self.status.setStyleSheet(_PROBLEM_STYLE if problem else "")
 
-    def _report(self, sentence: str) -> None:
+    def _show_problem(self, sentence: str) -> None:
         self._say(sentence, problem=True)
         show_error(sentence)
 
