@@ -31,6 +31,11 @@ class Noise:
     gain: float
     intercept: float
 
+    @property
+    def least_variance(self) -> float:
+        """Variance to count on where no light is expected: one photon is no wonder there."""
+        return _FAINTEST * self.gain**2
+
     def variance(self, mean: np.ndarray) -> np.ndarray:
         """Return the variance at a mean intensity, never negative."""
         return np.maximum(self.gain * mean + self.intercept, 0.0)
@@ -46,7 +51,7 @@ class Noise:
         data : shape (C, h, w).
         """
         mean = avg_pool2d(data[None], 5, 1, 2, count_include_pad=False)[0]
-        variance = (self.gain * mean + self.intercept).clamp_min(LEAST_COUNT * self.gain**2)
+        variance = (self.gain * mean + self.intercept).clamp_min(self.least_variance)
         weights = 1 / variance
         return weights / weights.mean()
 
@@ -166,8 +171,8 @@ def _with_floors(noise: Noise, low: float, high: float, floor: float) -> Noise:
     return Noise(gain, intercept)
 
 
-# Where no light is expected, one photon is no wonder yet.
-LEAST_COUNT = 0.25
+# Counts.
+_FAINTEST = 0.25
 _FEWEST_COUNTS, _MOST_COUNTS = 1e-3, 1e8
 _FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 _MEDIAN_OF_HALF_NORMAL = 0.6745

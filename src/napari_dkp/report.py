@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from napari_dkp.kernel_shape import measure
-from napari_dkp.noise import LEAST_COUNT, Noise
+from napari_dkp.noise import Noise
 from napari_dkp.resolution import foretold_resolution, resolution
 from napari_dkp.restorers.evidence import Evidence
 
@@ -139,7 +139,7 @@ def examine(
     maps : keep the images.
     """
     mean = _array(evidence.mean)
-    variance = np.maximum(noise.variance(mean), LEAST_COUNT * noise.gain**2)
+    variance = np.maximum(noise.variance(mean), noise.least_variance)
     residual = (_array(data) - mean) / np.sqrt(variance)
     width = float(np.sqrt(np.prod(measure(_array(kernel)).fwhm)))
     before = after = interval = uncertain = None

@@ -52,13 +52,7 @@ class CountingRestorer:
         assert self._latest is not None
         if self._best is None or self._latest.risk < self._best.risk:
             self._best = self._latest
-        return RestorerStep(
-            self._halves.estimate(self._latest.images),
-            self._model.crop(self._halves.estimate(self._best.images)),
-            self._latest.images.new_tensor(self._latest.risk),
-            self._halves.residual(self._best.means),
-            done,
-        )
+        return self._halves.handed_out(self._latest, self._best, done)
 
     def evidence(self) -> Evidence:
         """Return what there is to report on the latest estimate; after at least one step."""
@@ -67,9 +61,12 @@ class CountingRestorer:
 
     def _run(self, kernel: Tensor) -> Iterator[Candidate]:
         """Yield what each step leads to, until there is none that could help."""
-        while not self._likelihood.step(kernel).done:
-            yield self._likelihood.latest
-        best = self._likelihood.best
+        likelihood = self._likelihood
+        likelihood.advance(kernel)
+        while not likelihood.done:
+            yield likelihood.latest
+            likelihood.advance(kernel)
+        best = likelihood.best
         risk = Risk(self._model, self._halves.counts, kernel)
         for strength in self._strengths:
             solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, best.images)

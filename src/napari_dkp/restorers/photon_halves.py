@@ -6,7 +6,9 @@ from torch.nn import functional
 
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device
+from napari_dkp.engine import RestorerStep
 from napari_dkp.noise import Noise, split
+from napari_dkp.restorers.candidate import Candidate
 from napari_dkp.restorers.evidence import Evidence, Halves
 
 
@@ -38,8 +40,23 @@ class PhotonHalves:
         self.background = 0.5 * _darkest(whole)
         self.level = (self.counts.mean() - self.background).clamp_min(LEAST_COUNTS)
 
+    def handed_out(self, latest: Candidate, best: Candidate, done: bool) -> RestorerStep:
+        """Return a step that leads to one candidate, while another is the best so far."""
+        return RestorerStep(
+            self.estimate(latest.images),
+            self._model.crop(self.estimate(best.images)),
+            latest.images.new_tensor(latest.risk),
+            self.residual(best.means),
+            done,
+        )
+
     def estimate(self, images: Tensor) -> Tensor:
-        """Return the image of all photons, in intensity, on the domain."""
+        """Return the image of all photons in normalised intensity, shape (C, *domain_shape).
+
+        Parameters
+        ----------
+        images : of each half, over the background, in counts, shape (2, C, *domain_shape).
+        """
         return self._noise.intensity(images.sum(0) + 2 * self.background)
 
     def deviance(self, means: Tensor) -> Tensor:
@@ -56,13 +73,18 @@ class PhotonHalves:
         return 2 * (means - unseen + torch.xlogy(unseen, unseen / means)).mean()
 
     def evidence(self, images: Tensor, means: Tensor) -> Evidence:
-        """Return what there is to report on an image of all photons."""
+        """Return what there is to report; `images` as of `estimate`, `means` as of `deviance`."""
         each = [self.estimate(image.expand_as(images)) for image in images]
         mean = self._noise.intensity(means.sum(0))
         return Evidence(mean, Halves(self._model.crop(torch.stack(each)), means, self.counts))
 
     def residual(self, means: Tensor) -> Tensor:
-        """Return the root mean square of y - A x, in intensity."""
+        """Return the root mean square of y - A x in normalised intensity, a scalar.
+
+        Parameters
+        ----------
+        means : m of each half's image, shape (2, C, h, w).
+        """
         return self._noise.gain * (means.sum(0) - self.counts.sum(0)).square().mean().sqrt()
 
 

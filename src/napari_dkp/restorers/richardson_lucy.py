@@ -43,7 +43,7 @@ class RichardsonLucyRestorer:
         self._halves = halves
         self._patience = patience
         self._judge = judge
-        self._risk: Callable[[Tensor], Tensor] | None = None
+        self._badness = judge  # the judge under the kernel in use, once there is one
         self._kernel: Tensor | None = None
         self._transfer = torch.empty(0)
         self._sensitivity = torch.empty(0)
@@ -56,6 +56,11 @@ class RichardsonLucyRestorer:
         self._latest: Candidate | None = None
         self._best: Candidate | None = None
         self._best_step = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether further steps would make the image worse."""
+        return self._steps - self._best_step >= self._patience
 
     @property
     def latest(self) -> Candidate:
@@ -71,23 +76,19 @@ class RichardsonLucyRestorer:
 
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one step on both halves under `kernel`, shape (K, K)."""
+        self.advance(kernel)
+        return self._halves.handed_out(self.latest, self.best, self.done)
+
+    def advance(self, kernel: Tensor) -> None:
+        """Take that step, for who makes of `latest` and `best` what is handed out."""
         if kernel is not self._kernel:
             self._set_kernel(kernel)
         self._climb()
         self._steps += 1
-        halves = self._halves
-        assert self._risk is not None
-        risk = self._risk(self._mean)
-        self._latest = Candidate(self._point, self._mean, float(risk))
+        assert self._badness is not None
+        self._latest = Candidate(self._point, self._mean, float(self._badness(self._mean)))
         if self._best is None or self._latest.risk < self._best.risk:
             self._best, self._best_step = self._latest, self._steps
-        return RestorerStep(
-            halves.estimate(self._point),
-            self._model.crop(halves.estimate(self._best.images)),
-            risk.to(self._image),
-            halves.residual(self._best.means),
-            done=self._steps - self._best_step >= self._patience,
-        )
 
     def _set_kernel(self, kernel: Tensor) -> None:
         """Take up another kernel; what was best under the last one no longer counts."""
@@ -98,7 +99,7 @@ class RichardsonLucyRestorer:
         adjoint = self._model.adjoint_by(self._transfer, ones)
         self._sensitivity = adjoint.clamp_min(_LEAST_SENSITIVITY)
         self._mean = self._blurred(self._point)
-        self._risk = self._judge or Risk(self._model, self._halves.counts, kernel)
+        self._badness = self._judge or Risk(self._model, self._halves.counts, kernel)
         self._best = None
 
     def _climb(self) -> None:
