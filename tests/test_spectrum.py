@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import minimize
 
 from napari_dkp import spectrum
@@ -78,6 +79,17 @@ def test_noise_alone_leaves_the_expectation_as_it_was(expected):
     found = find_cutoff(noise_alone(0), (1, 1), NOISE, expected)
     assert found.frequency == pytest.approx(expected.frequency, rel=0.05)
     assert found.spread == pytest.approx(expected.spread, rel=0.1)
+
+
+def test_the_softness_of_a_scene_is_not_put_down_to_the_optics():
+    deviation, off = 0.03, []
+    for seed in range(3):
+        soft = gaussian_filter(power_law(1.0, seed=seed), 2, mode="wrap")
+        soft = (soft - soft.min()) / np.ptp(soft)
+        plane = degrade(soft, kernel(0.3), scale=1, noise=deviation, seed=seed)[None]
+        found = find_cutoff(plane.astype(float), (1, 1), Noise(1e-9, deviation**2), usual_cutoff(1))
+        off.append(np.log(found.frequency / 0.3))
+    assert abs(np.mean(off)) < 0.05
 
 
 def test_a_narrow_expectation_is_respected():

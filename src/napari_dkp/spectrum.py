@@ -189,10 +189,11 @@ _USUAL, _USUAL_SPREAD = 0.3, 0.35
 _LOWEST, _HIGHEST, _N_CUTOFFS = 0.06, 0.6, 46
 _LEAST_SPREAD = 0.02
 # What is imaged: a mixture of power laws from points (0) over lines and faces on, all softened by
-# a Gaussian of so many pixels.
+# a Gaussian of so many pixels. Much is soft by one or two: were that held to be rare, the softness
+# would be put down to the optics, and a kernel too wide costs more than one as much too narrow.
 _SLOPES = (0.0, 1.0, 2.0, 3.0, 4.0)
 _BLURS = (0.0, 0.5, 0.8, 1.2, 1.6, 2.2, 3.0)
-_USUAL_BLUR = 0.5
+_USUAL_BLUR = 1.0
 _DAMPINGS = (1.0, 0.7, 0.5, 0.35)
 _USUAL_DAMPING, _DAMPING_SPREAD = 0.7, 0.25
 # Of the log-likelihood: no mixture of power laws is quite what is imaged.
