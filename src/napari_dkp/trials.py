@@ -2,6 +2,10 @@
 
 A kernel that is sought in the very image it has formed confirms itself; photons that this image has
 not seen do not. Richardson–Lucy is fast enough to try several.
+
+They tell two errors. The risk, that of the sharp image, decides between cut-offs: in the deviance,
+which is of blurred images, the fine detail by which cut-offs differ counts next to nothing. The
+deviance decides between dampings: they change what can be restored too little for the risk to tell.
 """
 
 import math
@@ -10,16 +14,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from napari_dkp import engine
 from napari_dkp.config import Interval
 from napari_dkp.degradation import Degradation
-from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
+from napari_dkp.restorers.risk import Risk
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.windows import liveliest
 
@@ -78,20 +81,24 @@ def try_optics(
         model.kernel_centre,
     )
     halves = PhotonHalves(model, piece, noise, make_generator(seed))
-    least = [_least_deviance(model, piece, halves, kernel) for kernel in kernels]
-    longest = max(steps for _, steps in least)
-    score = torch.tensor([deviance for deviance, _ in least], dtype=torch.float64)
-    score = score.reshape(len(offsets), len(dampings))
+    # Comparable only in one passband: that of the kernel in the middle.
+    risk_of = Risk(model, halves.counts, kernels[len(kernels) // 2])
+    least = [_least_errors(model, halves, risk_of, kernel) for kernel in kernels]
+    risk, deviance, steps = torch.tensor(least, dtype=torch.float64).T.reshape(
+        3, len(offsets), len(dampings)
+    )
     # Where noise sets an end to the first few steps, a kernel only smooths, and wide ones do best.
-    trust = _TRUST * min(1.0, (longest / _TELLING_STEPS) ** 4)
-    log_weight = -trust * piece.numel() * (score - score.min())
+    trust = _TRUST * min(1.0, (float(steps.max()) / _TELLING_STEPS) ** 4)
     log_prior = -0.5 * (offsets / cutoff.spread) ** 2
-    weight = torch.softmax((log_weight + log_prior[:, None]).flatten(), 0).reshape(score.shape)
-    shift, width = _moments(offsets, weight.sum(1))
+    log_likelihood = torch.logsumexp(-trust * piece.numel() * risk, 1)
+    of_cutoff = torch.softmax(log_likelihood + log_prior, 0)
+    of_damping = torch.softmax(-trust * piece.numel() * deviance, 1)  # given the cut-off
+    weight = of_cutoff[:, None] * of_damping
+    shift, width = _moments(offsets, of_cutoff)
     level, breadth = _moments(dampings, weight.sum(0))
     low, high = damping
     # Contrast that is lost makes a pattern wider.
-    middle = kernels.reshape(*score.shape, *model.kernel_shape)[len(offsets) // 2]
+    middle = kernels.reshape(*weight.shape, *model.kernel_shape)[len(offsets) // 2]
     widths = [measure(kernel.cpu().numpy()).fwhm[0] for kernel in (middle[0], middle[-1])]
     slope = math.log(widths[1] / widths[0]) / (high - low) if high > low else 0.0
     return AiryIntervals(
@@ -100,17 +107,21 @@ def try_optics(
             min(cutoff.frequency * math.exp(shift + width), 1.0),
         ),
         (max(level - breadth, low), min(level + breadth, high)),
-        math.hypot(_spread(cutoff.spread, offsets, log_prior, weight.sum(1)), slope * breadth),
+        math.hypot(_spread(cutoff.spread, offsets, log_prior, of_cutoff), slope * breadth),
     )
 
 
-def _least_deviance(
-    model: Degradation, piece: Tensor, halves: PhotonHalves, kernel: Tensor
-) -> tuple[float, int]:
-    """Return the least deviance of held-out photons under a kernel, and after how many steps."""
-    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
-    states = engine.alternate(restorer, KnownKernel(kernel), model.upsample(piece), _STEPS)
-    return min((state.loss, state.step) for state in states)
+def _least_errors(
+    model: Degradation, halves: PhotonHalves, risk: Risk, kernel: Tensor
+) -> tuple[float, float, int]:
+    """Return the least risk and deviance under a kernel, and after how many steps the latter."""
+    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, risk)
+    deviances: list[float] = []
+    while len(deviances) < _STEPS and not restorer.done:
+        restorer.advance(kernel)
+        deviances.append(float(halves.deviance(restorer.latest.means)))
+    least = min(deviances)
+    return restorer.best.risk, least, 1 + deviances.index(least)
 
 
 def _spread(before: float, offsets: Tensor, log_prior: Tensor, weight: Tensor) -> float:
