@@ -8,7 +8,6 @@ import errno
 import json
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,14 +20,13 @@ import tifffile
 
 from napari_dkp import __version__
 from napari_dkp.config import Settings
+from napari_dkp.ome import METRES, unit_name
 from napari_dkp.state import Restoration
 
 TIFF_ENDINGS = (".ome.tif", ".ome.tiff", ".tif", ".tiff")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 
 _MAX_IMAGEJ_BYTES = 2**32 - 2**24  # offsets of 32 bit, less what the headers take
-_MICRON = ("micron", "microns", "um", "\u03bcm")
-_METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "µm": 1e-6, "nm": 1e-9, "pm": 1e-12, "Å": 1e-10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +360,7 @@ def _ome_pixel_size(xml: str) -> PixelSize:
     found = {
         axis: (
             float(pixels[f"PhysicalSize{axis}"]),
-            _unit(pixels.get(f"PhysicalSize{axis}Unit", "µm")),
+            unit_name(pixels.get(f"PhysicalSize{axis}Unit", "µm")),
         )
         for axis in "ZYX"
         if f"PhysicalSize{axis}" in pixels
@@ -371,8 +369,8 @@ def _ome_pixel_size(xml: str) -> PixelSize:
         return PixelSize({})
     unit = found.get("X", next(iter(found.values())))[1]
     sizes = {
-        axis: size * _METRES[given] / _METRES[unit]
-        if given != unit and {given, unit} <= _METRES.keys()
+        axis: size * METRES[given] / METRES[unit]
+        if given != unit and {given, unit} <= METRES.keys()
         else size
         for axis, (size, given) in found.items()
     }
@@ -385,7 +383,7 @@ def _tag_pixel_size(page: Any, imagej: Mapping[str, Any]) -> PixelSize:
     Without a word from ImageJ only centimetres are believed: dots per inch are for printing.
     """
     if imagej:
-        unit, length = _unit(str(imagej.get("unit", "pixel"))), 1.0
+        unit, length = unit_name(str(imagej.get("unit", "pixel"))), 1.0
     elif page.resolutionunit == tifffile.RESUNIT.CENTIMETER:
         unit, length = "µm", 1e4
     else:
@@ -397,12 +395,6 @@ def _tag_pixel_size(page: Any, imagej: Mapping[str, Any]) -> PixelSize:
     if "spacing" in imagej:
         sizes["Z"] = float(imagej["spacing"])
     return _sized(sizes, unit)
-
-
-def _unit(name: str) -> str:
-    """Undo ImageJ's escapes and its names for the micrometre."""
-    name = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), name)
-    return "µm" if name in _MICRON else name
 
 
 def _sized(sizes: Mapping[str, float], unit: str) -> PixelSize:
