@@ -31,7 +31,8 @@ from napari_dkp._napari.form import MARGIN, Choice, Form, add_row, form_layout
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
-from napari_dkp._napari.source import Source, kernel_array, layer_axes, pixel_size, source_of
+from napari_dkp._napari.microscope import OpticsFilling
+from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
 from napari_dkp.config import (
     DIPConfig,
@@ -102,6 +103,7 @@ class RestoreWidget(QWidget):
         self.basic = Form(Settings, BASIC)
         self.advanced = Form(Settings, ADVANCED)
         self.known = {name: Form(kind) for name, (_, kind) in KNOWN.items()}
+        self._optics = OpticsFilling(self.known["optics"])
         self.configs = {name: Form(kind) for name, (_, kind) in CONFIGS.items()}
         self.load = QPushButton("Load settings")
         self.load.setToolTip("Take over the settings of the selected result layer.")
@@ -139,8 +141,9 @@ class RestoreWidget(QWidget):
             Naming what cannot be used.
         """
         configs = {name: form.config() for name, form in (self.known | self.configs).items()}
-        said = self.known["optics"].values()
-        if configs["optics"] is None and (said["numerical_aperture"] or said["wavelength"]):
+        typed = self._optics.typed
+        half = typed.get("numerical_aperture") or typed.get("wavelength")
+        if configs["optics"] is None and half:
             raise ValueError(
                 "Microscope: expected aperture, wavelength and pixel size, or neither aperture "
                 "nor wavelength."
@@ -154,6 +157,8 @@ class RestoreWidget(QWidget):
         self.advanced.set_values(settings)
         for name, form in (self.known | self.configs).items():
             form.set_values(getattr(resolved, name))
+        if settings.optics is None:
+            self._optics.show_pixel_size()
 
     def restore(self) -> None:
         """Start a run; what stands in its way is said, and changes nothing."""
@@ -195,7 +200,7 @@ class RestoreWidget(QWidget):
         """Take over the settings of a result layer, its source and region too."""
         try:
             layer = self._result()
-            self.set_settings(settings_from_layer(layer))
+            settings = settings_from_layer(layer)
         except ValueError as error:
             self._show_problem(str(error))
             return
@@ -204,7 +209,10 @@ class RestoreWidget(QWidget):
             self._viewer.layers[facts["source"]] if facts["source"] in self._viewer.layers else None
         )
         if isinstance(source, Image):
+            # First, since it brings its own optics.
             self.image.choose(source)
+        self.set_settings(settings)
+        if isinstance(source, Image):
             with suppress(ValueError):
                 if layer_axes(source) == self.advanced.editors["axes"].value():
                     # Left open, so that the form also fits the next image.
@@ -380,13 +388,22 @@ class RestoreWidget(QWidget):
         return any(axis in "TZ" and stop - start > 1 for axis, (start, stop) in lengths)
 
     def _fill_from_layer(self) -> None:
-        """Take the pixel size from the layer; that of another layer would be wrong."""
-        layer = self.image.layer
-        size = None if layer is None else pixel_size(layer)
-        self.known["optics"].editors["pixel_size"].set_value(size)  # type: ignore[arg-type]
+        """Take the optics from the layer; those of another layer would be wrong."""
+        self._optics.fill(self.image.layer)
+        self._note_optics()
+
+    def _note_optics(self) -> None:
+        """Say which optics count, which need not be typed."""
+        note = ""
+        with suppress(ValueError):
+            optics = self.known["optics"].config()
+            if optics is not None:
+                note = f"NA {optics.numerical_aperture:g}, {optics.wavelength:g} nm"
+        self._sections["optics"].set_note(note)
 
     def _changed(self) -> None:
         """Something in the form has changed, or a layer that it names."""
+        self._note_optics()
         region = self.region.layer
         if self._watched is not region:
             if self._watched is not None:
@@ -478,9 +495,9 @@ class RestoreWidget(QWidget):
         known = QWidget()
         add_row(form_layout(known), "Known PSF", self.kernel)
 
-        more = _section("Advanced", known, self.advanced)
+        more = _Section("Advanced", known, self.advanced)
         for name, (title, _) in CONFIGS.items():
-            more.addWidget(_section(title, self.configs[name]))
+            more.addWidget(_Section(title, self.configs[name]))
         actions = QWidget()
         pair = QHBoxLayout(actions)
         pair.setContentsMargins(0, 0, 0, 0)
@@ -491,8 +508,10 @@ class RestoreWidget(QWidget):
         top = QVBoxLayout(self._form)
         top.setContentsMargins(0, 0, 0, 0)
         top.setSpacing(6)
-        known_parts = [_section(title, self.known[name]) for name, (title, _) in KNOWN.items()]
-        for part in (choice, self._planes_row, self.basic, *known_parts, more):
+        self._sections = {
+            name: _Section(title, self.known[name]) for name, (title, _) in KNOWN.items()
+        }
+        for part in (choice, self._planes_row, self.basic, *self._sections.values(), more):
             top.addWidget(part)
         top.addStretch()
         scroll = QScrollArea()
@@ -530,20 +549,33 @@ class _Running:
             self.job.stop()
 
 
-def _section(title: str, *parts: QWidget) -> QCollapsible:
-    """Return widgets under a title that folds them away."""
-    # The sign is part of the text: superqt's icons do not follow napari's theme.
-    section = QCollapsible(f"▸ {title}", expandedIcon=QIcon(), collapsedIcon=QIcon())
-    section.setDuration(0)
-    button = section.toggleButton()
-    button.setStyleSheet(
-        "QPushButton, QPushButton:checked { text-align: left; border: none; background: none; }"
-    )
-    section.toggled.connect(lambda open_: button.setText(f"{'▾' if open_ else '▸'} {title}"))
-    for frame, margins in ((section, (0, 0, 0, 0)), (section.content(), (0, 4, 0, 4))):
-        layout = frame.layout()
-        assert layout is not None
-        layout.setContentsMargins(*margins)
-    for part in parts:
-        section.addWidget(part)
-    return section
+class _Section(QCollapsible):
+    """Widgets under a title that folds them away, and a note beside it that stays."""
+
+    def __init__(self, title: str, *parts: QWidget) -> None:
+        # The sign is part of the text: superqt's icons do not follow napari's theme.
+        super().__init__(title, expandedIcon=QIcon(), collapsedIcon=QIcon())
+        self._title = title
+        self._note = ""
+        self.setDuration(0)
+        self.toggleButton().setStyleSheet(
+            "QPushButton, QPushButton:checked { text-align: left; border: none; background: none; }"
+        )
+        self.toggled.connect(self._entitle)
+        self._entitle()
+        for frame, margins in ((self, (0, 0, 0, 0)), (self.content(), (0, 4, 0, 4))):
+            layout = frame.layout()
+            assert layout is not None
+            layout.setContentsMargins(*margins)
+        for part in parts:
+            self.addWidget(part)
+
+    def set_note(self, note: str) -> None:
+        """Say beside the title what counts, also while it is folded away."""
+        self._note = note
+        self._entitle()
+
+    def _entitle(self) -> None:
+        note = f": {self._note}" if self._note else ""
+        sign = "▾" if self.isExpanded() else "▸"
+        self.toggleButton().setText(f"{sign} {self._title}{note}")
