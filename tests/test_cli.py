@@ -272,8 +272,7 @@ def test_microscope_and_camera_are_taken_as_given(cells, tmp_path):
     result = invoke("restore", cells, out, *QUICK, *known)
     assert result.exit_code == 0, result.output
     stored = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))["settings"]
-    optics = {"numerical_aperture": 1.4, "wavelength": 525.0, "pixel_size": 65.0}
-    assert stored["optics"] == optics
+    assert stored["optics"] == OPTICS
     assert stored["noise"] == {"gain": 2.5, "offset": 100.0, "read_noise": 0.0}
     assert stored["kernel_family"] == "airy"
     assert "airy" in result.stderr
@@ -289,6 +288,86 @@ def test_microscope_and_camera_are_taken_as_given(cells, tmp_path):
 )
 def test_half_a_microscope_is_refused(cells, tmp_path, option, text, message):
     assert message in error_of(invoke("restore", cells, tmp_path / "out.tif", f"{option}={text}"))
+
+
+OPTICS = {"numerical_aperture": 1.4, "wavelength": 525.0, "pixel_size": 65.0}
+
+
+@pytest.fixture
+def ome_cells(cells: Path) -> Path:
+    """The same image in a file that tells its optics."""
+    description = """<?xml version="1.0" encoding="UTF-8"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+<Instrument ID="Instrument:0"><Objective ID="Objective:0" LensNA="1.4"/></Instrument>
+<Image ID="Image:0"><ObjectiveSettings ID="Objective:0"/><Pixels ID="Pixels:0" Type="uint16"
+DimensionOrder="XYZCT" SizeX="16" SizeY="20" SizeZ="1" SizeC="1" SizeT="1" PhysicalSizeX="0.065"
+PhysicalSizeY="0.065"><Channel ID="Channel:0:0" EmissionWavelength="525"/><TiffData/></Pixels>
+</Image></OME>"""
+    path = cells.with_name("cells.ome.tif")
+    tifffile.imwrite(path, tifffile.imread(cells), description=description, metadata=None)
+    return path
+
+
+def stored_optics(out: Path) -> dict[str, float] | None:
+    record = json.loads(out.with_name(f"{out.stem}_settings.json").read_text(encoding="utf-8"))
+    return record["settings"]["optics"]
+
+
+def test_optics_come_from_the_file_and_it_is_said(ome_cells, tmp_path):
+    out = tmp_path / "out.tif"
+    result = invoke("restore", ome_cells, out, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert stored_optics(out) == OPTICS
+    (line,) = [line for line in result.stderr.splitlines() if "Optics as the file" in line]
+    for said in ("NA 1.4", "525 nm", "pixels of 65 nm", "--optics none"):
+        assert said in line
+
+
+@pytest.mark.parametrize(
+    ("options", "optics"),
+    [
+        (("--optics", "none"), None),
+        (
+            ("--optics", "1.2,0.6,0.1"),
+            {"numerical_aperture": 1.2, "wavelength": 0.6, "pixel_size": 0.1},
+        ),
+        (("--kernel-family", "gaussian"), None),
+        (("--scale", "2,1"), None),
+        (("--kernel", "psf.tif"), None),
+    ],
+)
+def test_optics_of_the_file_give_way(ome_cells, tmp_path, monkeypatch, options, optics):
+    monkeypatch.chdir(tmp_path)
+    psf = np.outer([1, 2, 1], [1, 2, 1]).astype(np.float32) / 16
+    tifffile.imwrite("psf.tif", psf)
+    quick = QUICK[:4] + QUICK[6:] if "--kernel" in options else QUICK
+    result = invoke("restore", ome_cells, "out.tif", *quick, *options)
+    assert result.exit_code == 0, result.output
+    assert stored_optics(tmp_path / "out.tif") == optics
+    assert "Optics as the file" not in result.stderr
+
+
+def test_repeated_runs_have_the_optics_they_had(ome_cells, tmp_path):
+    a, b, c, d = (tmp_path / f"{name}.tif" for name in "abcd")
+    invoke("restore", ome_cells, a, *QUICK)
+    invoke("restore", ome_cells, b, *QUICK, "--optics", "none")
+    result = invoke("restore", ome_cells, c, "--settings", tmp_path / "b_settings.json")
+    assert result.exit_code == 0, result.output
+    assert stored_optics(c) is None
+    options = ("--settings", tmp_path / "a_settings.json", "--optics", "none")
+    result = invoke("restore", ome_cells, d, *options)
+    assert result.exit_code == 0, result.output
+    assert stored_optics(d) is None
+
+
+def test_half_of_the_optics_in_a_file_do_not_count(ome_cells, tmp_path):
+    half = tmp_path / "half.ome.tif"
+    half.write_bytes(ome_cells.read_bytes().replace(b'LensNA="1.4"', b'LensNA="0.0"'))
+    out = tmp_path / "out.tif"
+    result = invoke("restore", half, out, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert stored_optics(out) is None
+    assert "Optics as the file" not in result.stderr
 
 
 @pytest.fixture

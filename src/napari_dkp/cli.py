@@ -17,6 +17,7 @@ from napari_dkp.config import (
     BOUNDARIES,
     KERNEL_FAMILIES,
     METHODS,
+    OPTICS_FAMILIES,
     PHASES,
     PRECISIONS,
     PRESETS,
@@ -109,9 +110,10 @@ def restore(
     optics: Annotated[
         str | None,
         _option(
-            "Numerical aperture, wavelength and pixel size of the microscope, lengths in one unit.",
-            "NA,W,P",
-            "found in the image",
+            "Numerical aperture, wavelength and pixel size of the microscope, lengths in one unit; "
+            "none: found in the image, whatever the file says.",
+            "NA,W,P|none",
+            "as the file says, else found in the image",
         ),
     ] = None,
     noise: Annotated[
@@ -156,12 +158,14 @@ def restore(
             "precision": precision,
             "seed": seed,
             "diagnostics": diagnostics,
-            "optics": _numbers("optics", optics, OpticsConfig),
+            "optics": None if optics == "none" else _numbers("optics", optics, OpticsConfig),
             "noise": _numbers("noise", noise, NoiseConfig),
         }
         base, known = io.read_settings(settings_file) if settings_file else (Settings(), None)
         base = replace(base, axes=None)  # those of this image count, not those of that run's
         settings = _overridden(base, {name: v for name, v in given.items() if v is not None})
+        if optics == "none":
+            settings = replace(settings, optics=None)
         outputs = io.Outputs.beside(output, diagnostics=settings.diagnostics)
         for given_file in (source, kernel, settings_file):
             if given_file is not None:
@@ -172,6 +176,9 @@ def restore(
         outputs.check(4 * picture.image.size * y_scale * x_scale, overwrite=overwrite)
         psf_file = kernel or known
         psf = io.read_kernel(psf_file) if psf_file else None
+        # A run that is repeated had the optics that its settings hold, or none.
+        if not (optics or psf_file or settings_file) and _seeks_optics(settings):
+            settings = _with_optics_of(source, settings)
         if picture.others:
             typer.echo(
                 f"{picture.name} holds {picture.others + 1} images; this is the first.", err=True
@@ -233,6 +240,30 @@ def info() -> None:
             free = free_memory(name) / 2**30
             mark = " (auto)" if name.split(":")[0] == chosen.split(":")[0] else ""
             typer.echo(f"{name:12}{describe_device(name)}, {free:.1f} GiB free{mark}")
+
+
+def _seeks_optics(settings: Settings) -> bool:
+    """Return whether a microscope's cut-off may have to be found, where known optics help."""
+    if settings.kernel_family == "auto":
+        return settings.preset != "paper" and len(set(settings.scales(2))) == 1
+    return settings.kernel_family in OPTICS_FAMILIES
+
+
+def _with_optics_of(source: Path, settings: Settings) -> Settings:
+    """Take over the optics that the file's metadata tells, if all of them, and say so."""
+    from napari_dkp import ome
+
+    told = next(iter(ome.read(source)), None)
+    optics = told and told.optics()
+    if not optics:
+        return settings
+    typer.echo(
+        f"Optics as the file states them: NA {optics.numerical_aperture:g}, "
+        f"{optics.wavelength:g} nm, pixels of {optics.pixel_size:g} nm (--optics none: as the "
+        "image shows them).",
+        err=True,
+    )
+    return replace(settings, optics=optics)
 
 
 def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -> "Restoration":
