@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_dkp._napari.layers import restore_layer as restore_layer
+    from napari_dkp.config import DiffusionConfig as DiffusionConfig
     from napari_dkp.config import DIPConfig as DIPConfig
     from napari_dkp.config import NoiseConfig as NoiseConfig
     from napari_dkp.config import OpticsConfig as OpticsConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "DIPConfig": "config",
+    "DiffusionConfig": "config",
     "NoiseConfig": "config",
     "OpticsConfig": "config",
     "PKEConfig": "config",

@@ -68,6 +68,18 @@ def restore(
         _option("Meaning of each axis, such as YX, YXC, TCZYX.", "AXES", "as the file says"),
     ] = None,
     method: Annotated[str | None, _choice("Image restorer.", METHODS, "auto")] = None,
+    model: Annotated[
+        str | None,
+        _option(
+            "Diffusion model, for --method diffusion: a folder, a checkpoint, or owner/name of the "
+            "Hugging Face hub.",
+            "MODEL",
+            "small, which comes with it",
+        ),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch that model from the hub if need be.")
+    ] = False,
     kernel_family: Annotated[
         str | None, _choice("Family that kernels are sampled from.", KERNEL_FAMILIES, "auto")
     ] = None,
@@ -147,7 +159,9 @@ def restore(
         given = {
             "scale": _integers("scale", scale),
             "axes": axes,
-            "method": method,
+            "method": method or ("diffusion" if model else None),
+            "model": model,
+            "download": download or None,
             "kernel_family": kernel_family,
             "kernel_size": _integers("kernel_size", kernel_size),
             "preset": preset,
@@ -417,12 +431,19 @@ def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
     """Apply what was given; another preset brings its own numbers."""
     values = base.to_dict()
     if "preset" in given:
-        values |= dict.fromkeys(("iterations", "rks", "pke", "search", "dip", "richardson_lucy"))
+        values |= dict.fromkeys(("iterations", *_OF_PRESET))
     elif "method" in given:
         values["iterations"] = None
     if "scale" in given:
         values["kernel_size"] = None
+    model = {name: given.pop(name) for name in ("model", "download") if name in given}
+    if model:
+        values["diffusion"] = (values["diffusion"] or {}) | model
     return Settings.from_dict(values | given)
+
+
+# The numbers behind the methods.
+_OF_PRESET = ("rks", "pke", "search", "dip", "diffusion", "richardson_lucy")
 
 
 def _figures(restoration: "Restoration", spacing: tuple[float, float], unit: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from napari_dkp import _checks
 
-Method = Literal["auto", "dip", "richardson-lucy"]
+Method = Literal["auto", "dip", "diffusion", "richardson-lucy"]
 KernelFamilyName = Literal["auto", "gaussian", "airy", "pupil", "line", "trajectory"]
 PresetName = Literal["fast", "balanced", "best", "paper"]
 Phase = Literal["area", "fkp"]
@@ -23,6 +23,8 @@ Sampler = Literal["smc", "paper"]
 Distance = Literal["entropy", "squared"]
 NetworkName = Literal["light", "published"]
 OptimiserName = Literal["muon", "adam"]
+DiffusionSampler = Literal["anneal", "ddim", "ddpm"]
+DataStepName = Literal["proximal", "gradient"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 KERNEL_FAMILIES: tuple[str, ...] = get_args(KernelFamilyName)
@@ -37,8 +39,12 @@ SAMPLERS: tuple[str, ...] = get_args(Sampler)
 DISTANCES: tuple[str, ...] = get_args(Distance)
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 OPTIMISERS: tuple[str, ...] = get_args(OptimiserName)
+DIFFUSION_SAMPLERS: tuple[str, ...] = get_args(DiffusionSampler)
+DATA_STEPS: tuple[str, ...] = get_args(DataStepName)
 
 MAX_SCALE = 8
+# The diffusion model that comes with the package.
+SHIPPED_MODEL = "small"
 
 # HR pixels, or their square: far beyond what a kernel array can hold.
 _WIDEST = 1e4
@@ -78,9 +84,10 @@ class RKSConfig:
     confidence : nats of log-likelihood lost when the misfit doubles ("smc"); at most one for
         optics with Richardson–Lucy.
     draws : fresh kernels per kernel update ("paper", L of eq. 4).
-    every : image steps per kernel update.
+    every : image steps per kernel update; of a diffusion model, each is followed by one.
     updates : kernel updates per plane in which a Gaussian kernel is sought while the image forms;
-        from then on it stands at the mean of their last third ("smc").
+        from then on it stands at the mean of their last third ("smc"). With a diffusion model, for
+        half of the steps at most.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance.
     cutoff : optical cut-off 2 NA / λ of the Airy and pupil families, cycles per HR pixel; None
@@ -227,6 +234,61 @@ class RichardsonLucyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The diffusion model and how images are drawn from it.
+
+    Noise levels are standard deviations relative to a range of 2, from black to white.
+
+    Parameters
+    ----------
+    model : "small", which comes with napari-dkp; a folder that diffusers saved; a checkpoint of
+        guided-diffusion; or a name of the Hugging Face hub, "owner/name".
+    class_label : of a class-conditional model; None for no class.
+    download : fetch a model of the hub that is not on this machine.
+    sampler : "anneal" draws images while the kernel is sought, then finishes one without drawing;
+        "ddpm" and "ddim" are the published ones, the kernel sought at every step.
+    data_step : "proximal", in closed form, or, as published, "gradient".
+    samples : images that "ddpm" draws, whose mean is handed out.
+    left_out : share of LR samples that the image does not see while "anneal" seeks the kernel: an
+        image that fits all of them bears out whatever kernel it has.
+    seek : noise levels of the last and the first step in which "anneal" seeks the kernel.
+    first, last : noise levels of the first and the last step that form the image.
+    trust : weight of the data against the model.
+    noise : noise level that the data are taken to have at least.
+    """
+
+    model: str = SHIPPED_MODEL
+    class_label: int | None = None
+    download: bool = False
+    sampler: DiffusionSampler = "anneal"
+    data_step: DataStepName = "proximal"
+    samples: int = 1
+    left_out: float = 0.3
+    seek: Interval = (0.05, 2.0)
+    first: float = 1.0
+    last: float = 0.02
+    trust: float = 1.0
+    noise: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise TypeError(f"model: expected a name or a path as text; got {self.model!r}")
+        if self.class_label is not None:
+            _integer(self, "class_label", 0)
+        if not isinstance(self.download, bool):
+            raise TypeError(f"download: expected True or False; got {self.download!r}")
+        _checks.choice("sampler", self.sampler, DIFFUSION_SAMPLERS)
+        _checks.choice("data_step", self.data_step, DATA_STEPS)
+        _integer(self, "samples", 1, 64)
+        _number(self, "left_out", 0.0, 0.9)
+        _store(self, "seek", _checks.interval("seek", self.seek, 1e-3, 100.0))
+        _number(self, "first", 1e-3, 200.0)
+        _number(self, "last", 1e-3, self.first)
+        _number(self, "trust", 1e-6, 1e6)
+        _number(self, "noise", 1e-4, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """Noise of the camera: variance = gain · (mean - offset) + read_noise².
 
@@ -328,8 +390,9 @@ class Settings:
     ----------
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
-    method : image restorer: "dip" fits an untrained network, "richardson-lucy" counts photons;
-        "auto" takes the latter for microscope images, see `choice`.
+    method : image restorer: "dip" fits an untrained network, "diffusion" asks a trained one what
+        images look like, "richardson-lucy" counts photons; "auto" takes the last for microscope
+        images and "dip" for others, see `choice`.
     kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
         extent, so motion has to be named.
@@ -346,7 +409,7 @@ class Settings:
     diagnostics : also keep the residual and the uncertainty of every pixel, see `report.Report`.
     optics : what is known of the microscope; None finds it in the spectrum of the image.
     noise : of the camera; None estimates it from the image.
-    rks, pke, search, dip, richardson_lucy : the numbers behind the methods.
+    rks, pke, search, dip, diffusion, richardson_lucy : the numbers behind the methods.
     """
 
     scale: int | tuple[int, ...] = 2
@@ -368,6 +431,7 @@ class Settings:
     pke: PKEConfig | None = None
     search: SearchConfig | None = None
     dip: DIPConfig | None = None
+    diffusion: DiffusionConfig | None = None
     richardson_lucy: RichardsonLucyConfig | None = None
 
     def __post_init__(self) -> None:
@@ -415,15 +479,16 @@ class Settings:
         """
         preset = _PRESETS[self.preset]
         method: Method = "dip" if self.method == "auto" else self.method
-        counting = method == "richardson-lucy"
+        steps = {"dip": preset.iterations, "diffusion": preset.levels}
         return replace(
             self,
             method=method,
-            iterations=self.iterations or (_COUNTING_STEPS if counting else preset.iterations),
+            iterations=self.iterations or steps.get(method, _COUNTING_STEPS),
             rks=self.rks or preset.rks,
             pke=self.pke or preset.pke,
             search=self.search or preset.search,
             dip=self.dip or self._usual_dip(preset.dip),
+            diffusion=self.diffusion or preset.diffusion,
             richardson_lucy=self.richardson_lucy or preset.richardson_lucy,
         )
 
@@ -472,6 +537,7 @@ _CONFIGS: dict[str, type] = {
     "pke": PKEConfig,
     "search": SearchConfig,
     "dip": DIPConfig,
+    "diffusion": DiffusionConfig,
     "richardson_lucy": RichardsonLucyConfig,
 }
 # Richardson–Lucy ends by itself; this many at most, with the penalties'.
@@ -483,19 +549,22 @@ _ALL_SITES = 10**9
 @dataclass(frozen=True)
 class _Preset:
     iterations: int
+    levels: int  # steps of a diffusion model
     rks: RKSConfig = field(default_factory=RKSConfig)
     pke: PKEConfig = field(default_factory=PKEConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     dip: DIPConfig = field(default_factory=DIPConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     richardson_lucy: RichardsonLucyConfig = field(default_factory=RichardsonLucyConfig)
 
 
 _PRESETS = {
-    "fast": _Preset(160, rks=RKSConfig(updates=29), search=SearchConfig(rounds=4, steps=50)),
-    "balanced": _Preset(400),
-    "best": _Preset(600, search=SearchConfig(rounds=10)),
+    "fast": _Preset(160, 20, rks=RKSConfig(updates=29), search=SearchConfig(rounds=4, steps=50)),
+    "balanced": _Preset(400, 30),
+    "best": _Preset(600, 60, search=SearchConfig(rounds=10)),
     "paper": _Preset(
         1000,
+        100,
         rks=RKSConfig(sampler="paper", max_sites=_ALL_SITES),
         pke=PKEConfig(learning_rate=1e-4, steps=1, distance="squared"),
         dip=DIPConfig(
@@ -507,6 +576,7 @@ _PRESETS = {
             gradient_weight=2e-4,
             gradient_growth=0.0,
         ),
+        diffusion=DiffusionConfig(sampler="ddpm", data_step="gradient", first=100.0),
     ),
 }
 

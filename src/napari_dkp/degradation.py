@@ -75,10 +75,16 @@ class Degradation:
 
     @cached_property
     def grid_shape(self) -> tuple[int, ...]:
-        """Shape of the grid of the Fourier transform: the domain first, then what pads it."""
+        """Shape of the grid of the Fourier transform: the domain first, then what pads it.
+
+        Sites one scale apart tile it.
+        """
         if self.boundary == "circular":
             return self.domain_shape
-        return tuple(int(next_fast_len(n, real=True)) for n in self.domain_shape)
+        return tuple(
+            s * int(next_fast_len(ceil(n / s), real=True))
+            for n, s in zip(self.domain_shape, self.scale, strict=True)
+        )
 
     def crop(self, image: Tensor) -> Tensor:
         """Return the HR frame of an image on the domain, shape (..., *hr_shape)."""
@@ -147,6 +153,26 @@ class Degradation:
         ]
         transfer: Tensor = torch.fft.rfftn(torch.roll(kernel, offset, self._axes))
         return transfer
+
+    @property
+    def lattice_shape(self) -> tuple[int, ...]:
+        """Number of sites, one scale apart, that tile the grid; those of samples come first."""
+        return tuple(n // s for n, s in zip(self.grid_shape, self.scale, strict=True))
+
+    def sampled_power(self, transfer: Tensor) -> Tensor:
+        """Return the eigenvalues of A Aᵀ, were there samples at all sites of the grid.
+
+        It convolves samples with the kernel's autocorrelation, decimated.
+
+        Returns
+        -------
+        Real tensor, shape of a real transform over `lattice_shape`.
+        """
+        correlation = torch.fft.irfftn(transfer.abs().square(), s=self.grid_shape, dim=self._axes)
+        steps = (slice(None, None, s) for s in self.scale)
+        sites: tuple[EllipsisType | slice, ...] = (..., *steps)
+        power: Tensor = torch.fft.rfftn(correlation[sites], dim=self._axes).real
+        return power
 
     def passband(self, kernel: Tensor) -> Tensor:
         """Return the power that a kernel passes of each frequency that samples can tell.
@@ -335,10 +361,14 @@ class GramStatistics:
             for slab, values, share in zip(
                 slabs, data[channel].split(rows_per_slab), shares, strict=True
             ):
-                rows = slab.reshape(-1, taps) - mean
-                weighted = rows if share is None else share.reshape(-1, 1) * rows
+                rows, values = slab.reshape(-1, taps) - mean, values.reshape(-1)
+                weighted = rows
+                if share is not None:
+                    counted = share.reshape(-1).nonzero()[:, 0]
+                    rows, values = rows[counted], values[counted]
+                    weighted = share.reshape(-1, 1)[counted] * rows
                 gram += (rows.T @ weighted).to(double, torch.float64)
-                cross += (values.reshape(-1) @ weighted).to(double, torch.float64)
+                cross += (values @ weighted).to(double, torch.float64)
         squares = data.to(double, torch.float64).square()
         energy = (squares if weights is None else weights.to(squares) * squares).sum()
         # Convolution weights the patch in reverse order.

@@ -13,7 +13,7 @@ from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
 from napari_dkp.noise import Noise
-from napari_dkp.plane import Parts, search_rounds
+from napari_dkp.plane import Parts, kernel_every, search_rounds, standing_after
 from napari_dkp.stack import guess_axes
 
 
@@ -110,9 +110,9 @@ class Counts:
             of_motion = settings.kernel_family in MOTION_FAMILIES
             max_sites = search.max_sites if of_motion else rks.max_sites
             return cls(1, updates, max_sites, sum(each.steps for each in rounds), steps)
-        updates = _updates(steps, 1, rks.every)
-        if rks.sampler == "smc":
-            updates = min(updates, rks.updates)
+        updates = _updates(steps, 1, kernel_every(settings))
+        standing = standing_after(settings)
+        updates = updates if standing is None else min(updates, standing)
         return cls(1, updates, rks.max_sites, 0, steps)
 
 

@@ -43,17 +43,27 @@ class Noise:
     def weights(self, data: Tensor) -> Tensor:
         """Return the inverse of the variance at each sample, on average one.
 
-        Under these, squares are the Poisson–Gaussian likelihood about the mean, for which the mean
-        of neighbours stands in: a sample's own value would pull fits to what is too dark.
+        Under these, squares are the Poisson–Gaussian likelihood about the mean.
+
+        Parameters
+        ----------
+        data : shape (C, h, w).
+        """
+        weights = 1 / self.variances(data)
+        return weights / weights.mean()
+
+    def variances(self, data: Tensor) -> Tensor:
+        """Return the variance at each sample, greater than 0.
+
+        For its mean, that of its neighbours stands in: a sample's own value would pull fits to what
+        is too dark.
 
         Parameters
         ----------
         data : shape (C, h, w).
         """
         mean = avg_pool2d(data[None], 5, 1, 2, count_include_pad=False)[0]
-        variance = (self.gain * mean + self.intercept).clamp_min(self.least_variance)
-        weights = 1 / variance
-        return weights / weights.mean()
+        return (self.gain * mean + self.intercept).clamp_min(self.least_variance)
 
     def counts(self, data: Tensor) -> Tensor:
         """Return data as counts, whose variance is their mean; never negative."""

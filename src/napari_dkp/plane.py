@@ -17,11 +17,13 @@ from napari_dkp import engine, memory
 from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
+from napari_dkp.diffusion.loading import load
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.randomness import make_generator
 from napari_dkp.report import Report, examine
 from napari_dkp.restorers.counting import CountingRestorer
+from napari_dkp.restorers.diffusion import DiffusionRestorer
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.restorers.photon_halves import PhotonHalves
@@ -66,9 +68,8 @@ def _fit(
 ) -> engine.StateGenerator[Tensor]:
     """Do what `fit` says; `start` is the interpolated data on the HR frame, shape (C, H, W)."""
     generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
-    every = parts.rks.every
     rounds = [] if kernel is not None else search_rounds(settings)
+    restorer = parts.restorer(generator, seeks=kernel is None and not rounds)
     n_search = sum(each.steps for each in rounds)
     n_steps = n_search + parts.n_steps
     prior: engine.KernelPrior
@@ -76,6 +77,7 @@ def _fit(
         prior = KnownKernel(torch.from_numpy(kernel).to(start.device))
     elif rounds:
         scout = partial(parts.scout, generator=generator)
+        every = parts.rks.every
         search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
         found = yield from search.run(n_steps)
         if found is None:
@@ -83,11 +85,14 @@ def _fit(
         prior = KnownKernel(found)
     else:
         prior = parts.prior(generator)
-    for state in engine.alternate(restorer, prior, start, parts.n_steps, every):
+    for state in engine.alternate(restorer, prior, start, parts.n_steps, kernel_every(settings)):
         report = None
         if state.stop is Stop.COMPLETED:
             report = parts.report(restorer, state.kernel)
         yield replace(state, step=n_search + state.step, n_steps=n_steps, report=report)
+
+
+Restorer = DIPRestorer | DiffusionRestorer | CountingRestorer
 
 
 class Parts:
@@ -106,11 +111,13 @@ class Parts:
             and settings.pke
             and settings.search
             and settings.dip
+            and settings.diffusion
             and settings.richardson_lucy
             and settings.iterations
         ):
             raise ValueError("settings: expected resolved settings; got some with open fields")
         self.rks = settings.rks
+        self._method = settings.method
         self._counts_photons = settings.method == "richardson-lucy"
         self._noise = noise
         self._optics = settings.optics
@@ -125,23 +132,49 @@ class Parts:
         # Of photographs, whose noise is that of no camera, all samples count alike.
         counted = settings.kernel_family in OPTICS_FAMILIES
         self._weights = noise.weights(data) if counted else None
+        self._variances = noise.variances(data) if counted or settings.noise else None
         self._search = settings.search
         self._dip = settings.dip
+        self._diffusion = settings.diffusion
         self._precision = resolve_precision(settings.precision, data.device)
         self._diagnostics = settings.diagnostics
+        self._n_updates = standing_after(settings)
+        self._seen: Tensor | None = None  # while the kernel is sought
+        if self._method == "diffusion" and self._n_updates is not None:
+            drawn = torch.rand(data.shape[1:], generator=make_generator(settings.seed))
+            self._seen = (drawn >= self._diffusion.left_out).to(data.device)
         self._width_spread: float | None = None  # of the kernel, once optics are found
 
-    def restorer(self, generator: RandomGenerator) -> DIPRestorer | CountingRestorer:
-        """Return the restorer of the image that is handed out."""
-        if self._counts_photons:
+    def restorer(self, generator: RandomGenerator, *, seeks: bool = True) -> Restorer:
+        """Return the restorer of the image that is handed out.
+
+        Parameters
+        ----------
+        generator : of its draws.
+        seeks : whether the kernel is sought on that image.
+        """
+        if self._method == "richardson-lucy":
             halves = self._halves(generator)
             return CountingRestorer(self._model, halves, self._richardson_lucy)
+        if self._method == "diffusion":
+            return DiffusionRestorer(
+                self._model,
+                self._data,
+                self._bounds,
+                load(self._diffusion, self._precision, self._data.device),
+                self._diffusion,
+                self.n_steps,
+                (self._n_updates or 0) if seeks else 0,
+                generator,
+                self._variances,
+                self._seen,
+            )
         return self._make_dip(self._dip, self.n_steps, generator)
 
     def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
         """Return a fresh kernel prior for that image."""
         prior = self._make_prior(generator)
-        return prior if self.rks.sampler == "paper" else StandingKernel(prior, self.rks.updates)
+        return prior if self._n_updates is None else StandingKernel(prior, self._n_updates)
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
         """Return a restorer for the search: of a motion, a small network.
@@ -174,7 +207,7 @@ class Parts:
             burn_in=burn_in(search),
         )
 
-    def report(self, restorer: DIPRestorer | CountingRestorer, kernel: Tensor) -> Report:
+    def report(self, restorer: Restorer, kernel: Tensor) -> Report:
         """Return what there is to trust in the latest estimate of that restorer."""
         return examine(
             self._data,
@@ -262,7 +295,27 @@ def search_rounds(settings: Settings) -> list[Round]:
         return list(_COUNTING_ROUNDS)
     if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
         return []
-    return plan(settings.search, settings.iterations, settings.rks.every)
+    # The steps of a diffusion model are no measure for those of the search, which fits networks.
+    longest = settings.search.steps if settings.method == "diffusion" else settings.iterations
+    return plan(settings.search, longest, settings.rks.every)
+
+
+def kernel_every(settings: Settings) -> int:
+    """Return the image steps per kernel update."""
+    if settings.method == "diffusion":
+        return 1
+    assert settings.rks
+    return settings.rks.every
+
+
+def standing_after(settings: Settings) -> int | None:
+    """Return the kernel updates after which it stands, None for never; without a search."""
+    assert settings.rks and settings.diffusion and settings.iterations
+    if settings.method != "diffusion":
+        return None if settings.rks.sampler == "paper" else settings.rks.updates
+    if settings.diffusion.sampler != "anneal":
+        return None
+    return max(1, min(settings.rks.updates, settings.iterations // 2))
 
 
 _COUNTING_ROUNDS = (Round(20, 5, 5),)

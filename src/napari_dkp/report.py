@@ -35,7 +35,8 @@ class Report:
     residual : source minus re-blurred result, in units of the expected standard deviation; the axes
         of a plane of the source. None unless asked for.
     uncertainty : half of a 90 % interval about each value of the image, in its units; the axes of
-        a plane of the result. None unless asked for, or where photons are not counted.
+        a plane of the result. None unless asked for, or where neither photons are counted nor
+        several images drawn.
     """
 
     kernel_width: float
@@ -147,6 +148,8 @@ def examine(
         images, means, photons = map(_array, evidence.halves)
         before, after = resolution(*photons), foretold_resolution(means, photons)
         uncertain = uncertainty(images, width) if maps else None
+    if evidence.deviation is not None and maps:
+        uncertain = (_NINETY_PERCENT * _array(evidence.deviation)).astype(np.float32)
     if width_spread is not None:
         factor = np.exp(_NINETY_PERCENT * width_spread)
         interval = (float(width / factor), float(width * factor))

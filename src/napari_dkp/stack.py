@@ -17,6 +17,7 @@ from napari_dkp import _checks
 from napari_dkp.choice import choose
 from napari_dkp.config import (
     Boundary,
+    DiffusionConfig,
     DIPConfig,
     KernelFamilyName,
     Method,
@@ -33,6 +34,7 @@ from napari_dkp.config import (
 )
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
+from napari_dkp.diffusion import loading
 from napari_dkp.noise import of_plane as noise_of
 from napari_dkp.plane import fit, search_rounds
 from napari_dkp.report import Report
@@ -89,6 +91,8 @@ class Run:
         )
         self.choice = choice.reason
         self.settings = choice.settings.resolve()
+        if self.settings.method == "diffusion" and self.settings.diffusion:
+            loading.check(self.settings.diffusion)
         self._scales = self.settings.scales(len(self._spatial))
         self._kernel: np.ndarray | None = None
         if kernel is not None:
@@ -333,6 +337,7 @@ def iter_restore(
     pke: PKEConfig | None = None,
     search: SearchConfig | None = None,
     dip: DIPConfig | None = None,
+    diffusion: DiffusionConfig | None = None,
     richardson_lucy: RichardsonLucyConfig | None = None,
 ) -> Iterator[State[np.ndarray]]:
     """Restore an image step by step: see every state, stop when satisfied.
@@ -342,8 +347,8 @@ def iter_restore(
     image : numpy, dask, zarr or torch array of integers or floats.
     kernel : known PSF in HR pixels, shape (K, K); None finds it.
     scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, diagnostics, optics, noise, rks, pke, search, dip, richardson_lucy : as of \
-`Settings`.
+precision, seed, diagnostics, optics, noise, rks, pke, search, dip, diffusion, \
+richardson_lucy : as of `Settings`.
 
     Returns
     -------
@@ -381,6 +386,7 @@ precision, seed, diagnostics, optics, noise, rks, pke, search, dip, richardson_l
         pke=pke,
         search=search,
         dip=dip,
+        diffusion=diffusion,
         richardson_lucy=richardson_lucy,
     )
     return iter(Run(image, settings, kernel))

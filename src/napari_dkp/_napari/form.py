@@ -13,8 +13,11 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
+    QFileDialog,
     QFormLayout,
+    QHBoxLayout,
     QLineEdit,
+    QPushButton,
     QSizePolicy,
     QSpinBox,
     QWidget,
@@ -22,6 +25,7 @@ from qtpy.QtWidgets import (
 from superqt import QLargeIntSpinBox
 
 from napari_dkp._napari.wording import AUTOMATIC, ENTRIES, Entry
+from napari_dkp.config import SHIPPED_MODEL as SHIPPED
 
 
 class Form(QWidget):
@@ -147,6 +151,62 @@ class DeviceChoice(QComboBox):
                 self.addItem(text, name)
             else:
                 self.setItemText(index, text)
+
+
+class ModelChoice(QWidget):
+    """A diffusion model: the one that is shipped, or a path or name, typed or picked."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = QComboBox()
+        self.names.setEditable(True)
+        self.names.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.names.addItem("Small, comes with it", SHIPPED)
+        self.names.setMinimumContentsLength(8)
+        self.names.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.folder = QPushButton("Folder…")
+        self.file = QPushButton("File…")
+        self.folder.setToolTip("A folder that diffusers saved, with config.json.")
+        self.file.setToolTip("A checkpoint of guided-diffusion, .pt or .safetensors.")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        for part in (self.names, self.folder, self.file):
+            row.addWidget(part)
+        self.folder.clicked.connect(self._pick_folder)
+        self.file.clicked.connect(self._pick_file)
+        self.names.currentTextChanged.connect(self.names.setToolTip)
+        line = self.names.lineEdit()
+        assert line is not None
+        line.editingFinished.connect(self.edited)
+        self.names.activated.connect(lambda _: self.edited.emit())
+
+    def value(self) -> str:
+        """Return the model as in `DiffusionConfig.model`."""
+        text = self.names.currentText().strip()
+        index = self.names.findText(text)
+        return str(self.names.itemData(index)) if index >= 0 else text
+
+    def set_value(self, value: str) -> None:
+        """Choose a model; one that is not listed yet is."""
+        index = self.names.findData(value)
+        if index < 0:
+            self.names.addItem(value, value)
+            index = self.names.count() - 1
+        self.names.setCurrentIndex(index)
+
+    def _pick_folder(self) -> None:
+        self._picked(QFileDialog.getExistingDirectory(self, "Folder of a diffusion model"))
+
+    def _pick_file(self) -> None:
+        kinds = "Weights (*.pt *.pth *.ckpt *.safetensors)"
+        self._picked(QFileDialog.getOpenFileName(self, "Diffusion model", "", kinds)[0])
+
+    def _picked(self, path: str) -> None:
+        if path:
+            self.set_value(path)
+            self.edited.emit()
 
 
 class Whole(QLargeIntSpinBox):
@@ -320,7 +380,19 @@ class Numbers(QLineEdit):
         self.setText("" if value is None else ", ".join(f"{number:g}" for number in value))
 
 
-Editor = Choice | DeviceChoice | Whole | Count | Factor | OddSize | Number | Switch | Text | Numbers
+Editor = (
+    Choice
+    | Count
+    | DeviceChoice
+    | Factor
+    | ModelChoice
+    | Number
+    | Numbers
+    | OddSize
+    | Switch
+    | Text
+    | Whole
+)
 
 
 def show(editor: Any, value: Any) -> None:
@@ -348,7 +420,7 @@ def make_editor(hint: Any, entry: Entry) -> Editor:
     if options == {int, tuple[int, ...], type(None)}:
         return OddSize(entry)
     if hint is str:
-        return DeviceChoice()
+        return ModelChoice() if entry.is_model else DeviceChoice()
     if hint == str | None:
         return Text()
     if tuples:

@@ -35,6 +35,7 @@ from napari_dkp._napari.microscope import OpticsFilling
 from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
 from napari_dkp.config import (
+    DiffusionConfig,
     DIPConfig,
     NoiseConfig,
     OpticsConfig,
@@ -60,6 +61,7 @@ CONFIGS = {
     "pke": ("Kernel network", PKEConfig),
     "search": ("Search for motion", SearchConfig),
     "dip": ("Image network", DIPConfig),
+    "diffusion": ("Diffusion model", DiffusionConfig),
     "richardson_lucy": ("Richardson–Lucy", RichardsonLucyConfig),
 }
 _PROBLEM_STYLE = "color: #e5695f;"

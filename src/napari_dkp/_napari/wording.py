@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from napari_dkp.config import (
     MAX_SCALE,
+    DiffusionConfig,
     DIPConfig,
     NoiseConfig,
     OpticsConfig,
@@ -32,6 +33,7 @@ class Entry:
     unset : what stands in place of `low`, which then counts as no value at all.
     unit : what stands behind a real number.
     names : of the options of a choice, by value.
+    is_model : the text names a diffusion model.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Entry:
     unset: str | None = None
     unit: str = ""
     names: dict[str, str] | None = None
+    is_model: bool = False
 
 
 ENTRIES: dict[type, dict[str, Entry]] = {
@@ -57,11 +60,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "method": Entry(
             "Method",
-            "How the image is restored: by a network that is fitted to this image alone, or by "
-            "counting photons (seconds). Automatic counts photons in microscope images.",
+            "How the image is restored: by a network that is fitted to this image alone, by one "
+            "that has learned what images look like, or by counting photons (seconds). Automatic "
+            "counts photons in microscope images and fits a network to others.",
             names={
                 "auto": "Automatic",
                 "dip": "Deep image prior",
+                "diffusion": "Diffusion model",
                 "richardson-lucy": "Richardson–Lucy",
             },
         ),
@@ -229,6 +234,48 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "gradient_growth": Entry(
             "Smooth later", "How late in the run smoothness counts; 0: from the start.", 0, 100
+        ),
+    },
+    DiffusionConfig: {
+        "model": Entry(
+            "Model",
+            "What has learned how images look: the small model that comes with napari-dkp, a "
+            "folder that diffusers saved, a checkpoint of guided-diffusion, or owner/name on the "
+            "Hugging Face hub. See docs/diffusion.md on where to get larger ones.",
+            is_model=True,
+        ),
+        "class_label": Entry(
+            "Class",
+            "Kind of object to expect, of models that know classes.",
+            -1,
+            100_000,
+            unset="none",
+        ),
+        "download": Entry("Download", "Fetch a model of the hub that is not on this machine yet."),
+        "sampler": Entry(
+            "Sampler",
+            "Draw images to find the kernel, then finish one without drawing; or draw to the end, "
+            "with the kernel sought at every step, as published.",
+            names={"anneal": "Draw, then finish", "ddim": "DDIM", "ddpm": "DDPM, as published"},
+        ),
+        "data_step": Entry(
+            "Data step",
+            "How the image is held to the data at each step.",
+            names={"proximal": "In closed form", "gradient": "Gradient, as published"},
+        ),
+        "samples": Entry("Samples", "Images to draw and average, sampler DDPM.", 1, 64),
+        "left_out": Entry(
+            "Left out",
+            "Share of pixels that the image does not see while the kernel is sought.",
+            0,
+            0.9,
+        ),
+        "seek": Entry("Noise, kernel", "Last and first noise level while the kernel is sought."),
+        "first": Entry("Noise, first", "Noise level of the first step.", 1e-3, 200),
+        "last": Entry("Noise, last", "Noise level of the last step.", 1e-3, 200),
+        "trust": Entry("Trust", "Weight of the data against the model.", 1e-6, 1e6),
+        "noise": Entry(
+            "Least noise", "Noise level that the data are taken to have at least.", 1e-4, 1
         ),
     },
     RichardsonLucyConfig: {

@@ -29,7 +29,10 @@ class Evidence(NamedTuple):
     mean : A x of the estimate, what it would be seen as without noise, in normalised intensity,
         shape (C, h, w).
     halves : None where photons are not dealt.
+    deviation : standard deviation of each value of the estimate over images that were drawn, in
+        normalised intensity, shape (C, H, W); None where one is drawn, or none.
     """
 
     mean: Tensor
     halves: Halves | None = None
+    deviation: Tensor | None = None

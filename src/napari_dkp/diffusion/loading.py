@@ -1,0 +1,150 @@
+"""Where a diffusion model comes from: the one that is shipped, a folder, a file, or the hub."""
+
+import re
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_dkp.config import SHIPPED_MODEL, DiffusionConfig
+from napari_dkp.diffusion.checkpoint import read_weights, verify
+from napari_dkp.diffusion.guided import convert, is_guided, scheduler_for
+from napari_dkp.diffusion.model import DiffusionModel
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, UNet2DModel
+
+
+def check(config: DiffusionConfig) -> None:
+    """Refuse what cannot be loaded, without loading it.
+
+    Raises
+    ------
+    ValueError
+        If a package is missing, or there is neither a file nor a folder of that name and it is no
+        name of the hub.
+    """
+    if any(find_spec(package) is None for package in _PACKAGES):
+        raise ValueError(
+            "method: expected 'dip' or 'richardson-lucy' where diffusers is not installed; got "
+            "'diffusion'. Install it with: pip install napari-dkp[diffusion]"
+        )
+    source = Path(config.model)
+    if config.model != SHIPPED_MODEL and not source.exists() and not _is_hub_name(config.model):
+        raise ValueError(
+            f"model: expected '{SHIPPED_MODEL}', a folder, a file of weights, or a name of the "
+            f"Hugging Face hub such as 'owner/name'; got {config.model!r}, which does not exist"
+        )
+
+
+_PACKAGES = ("diffusers", "safetensors")
+
+
+@lru_cache(maxsize=1)  # the planes of a stack share it; two large ones may not fit
+def load(config: DiffusionConfig, precision: torch.dtype, device: torch.device) -> DiffusionModel:
+    """Return the model that a configuration names.
+
+    Parameters
+    ----------
+    config : its `model`, `class_label` and `download`.
+    precision : dtype of the convolutions.
+    device : to run on.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, or it cannot be used; the message says why.
+    """
+    check(config)
+    network, scheduler = _read(config)
+    settings = network.config
+    if settings.in_channels not in (1, 3) or settings.out_channels % settings.in_channels:
+        raise ValueError(
+            "model: expected a network from 1 or 3 channels to as many, or twice as many with the "
+            f"variance; got one from {settings.in_channels} to {settings.out_channels}"
+        )
+    classes = settings.num_class_embeds
+    label = config.class_label
+    if label is not None and not (classes and label < classes):
+        expected = f"0 to {classes - 1}" if classes else "None, for the model knows no classes"
+        raise ValueError(f"class_label: expected {expected}; got {label}")
+    if label is None and classes:
+        label = classes - 1  # of converted networks the class that adds nothing
+    # Attention compares all pixels that it was trained to see; convolutions look near by.
+    attends = any("Attn" in kind for kind in settings.down_block_types)
+    window = settings.sample_size if attends and settings.sample_size else _WINDOW
+    return DiffusionModel(network, scheduler, window, label, precision, device)
+
+
+# Pixels, of networks that see any size: bounds memory.
+_WINDOW = 512
+
+
+def _read(config: DiffusionConfig) -> "tuple[UNet2DModel, DDPMScheduler]":
+    source = Path(config.model)
+    if config.model == SHIPPED_MODEL:
+        return _from_folder(Path(__file__).parent / SHIPPED_MODEL)
+    if source.is_dir():
+        return _from_folder(source)
+    if source.exists():
+        verify(source)
+        return _from_file(source)
+    return _from_folder(_from_hub(config))
+
+
+def _from_folder(folder: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
+    """Read what diffusers saved: network and scheduler in a folder each, or both in one."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    places = []
+    for part, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+        place = folder / part if (folder / part).is_dir() else folder
+        if not (place / file).is_file():
+            raise ValueError(
+                f"model: expected a folder that diffusers saved, with '{file}'; '{folder}' has none"
+            )
+        places.append(place)
+    kind = UNet2DModel.load_config(places[0]).get("_class_name")
+    if kind != "UNet2DModel":
+        raise ValueError(f"model: expected an unconditional UNet2DModel; '{folder}' has a {kind}")
+    network = UNet2DModel.from_pretrained(places[0], low_cpu_mem_usage=False)
+    return network.float(), DDPMScheduler.from_pretrained(places[1])
+
+
+def _from_file(file: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
+    """Read a checkpoint of guided-diffusion."""
+    weights = read_weights(file)
+    if not is_guided(weights):
+        raise ValueError(
+            f"model: expected the weights of a guided-diffusion network, or the folder that "
+            f"diffusers saved; '{file.name}' has others, the first is '{next(iter(weights))}'"
+        )
+    return convert(weights), scheduler_for(weights)
+
+
+def _from_hub(config: DiffusionConfig) -> Path:
+    """Return where a model of the hub lies; fetch it only if asked to."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                config.model,
+                allow_patterns=["*.json", "*diffusion_pytorch_model.*"],
+                local_files_only=not config.download,
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        raise ValueError(
+            f"model: {config.model!r} is not on this machine; download=True fetches it from the "
+            "Hugging Face hub"
+            if not config.download
+            else f"model: {config.model!r} could not be fetched from the Hugging Face hub: {error}"
+        ) from error
+
+
+def _is_hub_name(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None

@@ -1,0 +1,1 @@
+"""Training of the small diffusion prior that napari-dkp ships: see training/README.md."""
