@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from benchmarks.records import Results, Run, code_version, describe_machine, in_fresh_process, table
-from benchmarks.rows import ABLATIONS, MAIN, ROWS
+from benchmarks.rows import ABLATIONS, DIFFUSION, MAIN, ROWS
 from benchmarks.scores import Triple, measure
 from napari_dkp.config import KERNEL_FAMILIES
 from napari_dkp.device import resolve_device
@@ -27,7 +27,7 @@ _COLUMNS = {
     "steps": ("steps", 1, 0),
     "peak GiB": ("peak memory", 2**30, 2),
 }
-_GROUPS = {"main": MAIN, "ablations": ABLATIONS, "all": ROWS}
+_GROUPS = {"main": MAIN, "ablations": ABLATIONS, "diffusion": DIFFUSION, "all": ROWS}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from napari_dkp.config import KernelFamilyName, Precision, PresetName, Settings
+from napari_dkp.config import KernelFamilyName, Method, Precision, PresetName, Settings
 
 Changes = Mapping[str, Any]
 
@@ -18,27 +18,32 @@ class Row:
     preset : what is changed.
     interpolate : nothing is run; the LR image is interpolated.
     known_kernel : the true kernel is given.
+    method : image restorer; "auto" fits a network to photographs.
     family : that kernels are sampled from, whatever the other rows are told; None: as they are.
     precision : of the image network.
-    rks, pke, search, dip : fields to change in the preset's configs.
+    rks, pke, search, dip, diffusion : fields to change in the preset's configs.
     """
 
     preset: PresetName = "balanced"
     interpolate: bool = False
     known_kernel: bool = False
+    method: Method = "auto"
     family: KernelFamilyName | None = None
     precision: Precision = "auto"
     rks: Changes = field(default_factory=dict)
     pke: Changes = field(default_factory=dict)
     search: Changes = field(default_factory=dict)
     dip: Changes = field(default_factory=dict)
+    diffusion: Changes = field(default_factory=dict)
 
     def settings(self, **common: Any) -> Settings:
         """Return resolved settings; `common` holds what all rows share, e.g. scale and seed."""
         if self.family is not None:
             common["kernel_family"] = self.family
-        base = Settings(preset=self.preset, precision=self.precision, **common).resolve()
-        if not (base.rks and base.pke and base.search and base.dip):
+        base = Settings(
+            preset=self.preset, precision=self.precision, method=self.method, **common
+        ).resolve()
+        if not (base.rks and base.pke and base.search and base.dip and base.diffusion):
             raise ValueError("settings: expected resolved settings; got some with open fields")
         return replace(
             base,
@@ -46,6 +51,7 @@ class Row:
             pke=replace(base.pke, **self.pke),
             search=replace(base.search, **self.search),
             dip=replace(base.dip, **self.dip),
+            diffusion=replace(base.diffusion, **self.diffusion),
         )
 
 
@@ -74,4 +80,23 @@ ABLATIONS = {
     "float32": Row(precision="float32"),
 }
 
-ROWS = MAIN | ABLATIONS
+DIFFUSION = {
+    "diffusion": Row(method="diffusion"),
+    "diffusion, fast": Row(method="diffusion", preset="fast"),
+    "diffusion, best": Row(method="diffusion", preset="best"),
+    "diffusion, non-blind": Row(method="diffusion", known_kernel=True),
+    "diffusion: one random draw for RKS": Row(
+        method="diffusion", rks={"sampler": "paper", "draws": 1}
+    ),
+    "diffusion: no PKE data term": Row(method="diffusion", pke={"data_weight": 0.0}),
+    "diffusion: no data step": Row(method="diffusion", diffusion={"trust": 1e-6}),
+    "diffusion: gradient data step": Row(method="diffusion", diffusion={"data_step": "gradient"}),
+    "diffusion: no samples left out": Row(method="diffusion", diffusion={"left_out": 0.0}),
+    "diffusion: DDPM": Row(method="diffusion", diffusion={"sampler": "ddpm", "first": 10.0}),
+    "diffusion: DDPM, mean of 8": Row(
+        method="diffusion", diffusion={"sampler": "ddpm", "first": 10.0, "samples": 8}
+    ),
+    "diffusion: DDIM": Row(method="diffusion", diffusion={"sampler": "ddim", "first": 10.0}),
+}
+
+ROWS = MAIN | ABLATIONS | DIFFUSION

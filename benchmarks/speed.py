@@ -33,6 +33,7 @@ from benchmarks.records import (
 from napari_dkp.config import KERNEL_FAMILIES, PRECISIONS, PRESETS, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
+from napari_dkp.diffusion.loading import load
 from napari_dkp.estimate import Counts
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, search_rounds
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for device, precision, side in product(devices, options.precisions, options.sides):
         settings = Settings(
             scale=options.scale,
+            method=options.method,
             kernel_family=options.family,
             preset=options.preset,
             boundary="circular",
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "what": {
                 "device": device,
                 "precision": precision,
-                "preset": options.preset,
+                "preset": options.preset if options.method == "dip" else _label(options),
                 "channels": options.channels,
                 "side": side,
             },
@@ -83,6 +85,7 @@ def measure(settings: Settings, side: int, channels: int, repeats: int) -> dict[
     flop_rate = _flop(replace(settings, precision="float32"), side, channels) / image_step
     return figures | {
         "kernel share": kernel_share(settings, figures),
+        "model share": model_share(settings, figures, side, channels, repeats),
         "ns per pixel": 1e9 * image_step / side**2,
         "FLOP per second": flop_rate,
         "share of peak": flop_rate / matmul_rate(device, precision),
@@ -119,6 +122,23 @@ def kernel_share(settings: Settings, figures: Mapping[str, float]) -> float:
     kernel = count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
     image = count.search_steps * figures["search step"] + count.steps * figures["image step"]
     return kernel / (kernel + image)
+
+
+def model_share(
+    settings: Settings, figures: Mapping[str, float], side: int, channels: int, repeats: int
+) -> float | None:
+    """Return the share of a diffusion model's own work in a whole blind run; None without one."""
+    if settings.method != "diffusion" or settings.diffusion is None:
+        return None
+    device = torch.device(settings.device)
+    model = load(settings.diffusion, resolve_precision(settings.precision, device), device)
+    same = channels == model.channels
+    noisy = torch.randn(1 if same else channels, model.channels, side, side).to(device)
+    time = model.time_of(0.3)
+    call = seconds(lambda: model.denoise(noisy, time), device, repeats)
+    count = Counts.of(settings)
+    kernel = count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
+    return count.steps * call / (kernel + count.steps * figures["image step"])
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
@@ -169,6 +189,7 @@ def tables(runs: Sequence[Run]) -> str:
                 f"{figures['kernel step']:.4f}",
                 f"{figures['kernel warm-up']:.2f}",
                 f"{figures['kernel share']:.1%}",
+                "–" if (share := figures.get("model share")) is None else f"{share:.1%}",
                 f"{figures['peak memory'] / 2**30:.2f}",
                 f"{figures['FLOP per second'] / 1e12:.3g}",
                 f"{figures['share of peak']:.0%}",
@@ -188,10 +209,15 @@ _COLUMNS = (
     "s per kernel step",
     "warm-up s",
     "kernel share",
+    "model share",
     "peak GiB",
     "TFLOP/s",
     "of peak",
 )
+
+
+def _label(options: argparse.Namespace) -> str:
+    return f"{options.method}, {options.preset}"
 
 
 def _parts(settings: Settings, side: int, channels: int) -> Parts:
@@ -233,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--devices", nargs="+", default=["auto"])
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--method", choices=("dip", "diffusion"), default="dip")
     parser.add_argument("--preset", choices=PRESETS, default="balanced")
     parser.add_argument("--family", choices=KERNEL_FAMILIES, default="auto")
     parser.add_argument("--repeats", type=int, default=5)
