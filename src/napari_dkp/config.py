@@ -268,7 +268,7 @@ class DiffusionConfig:
     first: float = 1.0
     last: float = 0.02
     trust: float = 1.0
-    noise: float = 0.005
+    noise: float = 0.002
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
@@ -559,9 +559,9 @@ class _Preset:
 
 
 _PRESETS = {
-    "fast": _Preset(160, 20, rks=RKSConfig(updates=29), search=SearchConfig(rounds=4, steps=50)),
-    "balanced": _Preset(400, 30),
-    "best": _Preset(600, 60, search=SearchConfig(rounds=10)),
+    "fast": _Preset(160, 16, rks=RKSConfig(updates=29), search=SearchConfig(rounds=4, steps=50)),
+    "balanced": _Preset(400, 24),
+    "best": _Preset(600, 40, search=SearchConfig(rounds=10)),
     "paper": _Preset(
         1000,
         100,
