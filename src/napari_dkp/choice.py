@@ -74,6 +74,7 @@ _WHY = {
 _TOO_SMALL = "The image is too small to tell a microscope's from others."
 _METHODS = {
     "dip": "It is restored by an untrained network (dip).",
+    "diffusion": "It is restored with a diffusion model (diffusion).",
     "richardson-lucy": "It is restored by Richardson–Lucy steps, which count photons.",
 }
 _FAMILIES = {
