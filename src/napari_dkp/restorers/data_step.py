@@ -97,7 +97,7 @@ class DataStep:
         axes = tuple(range(-self._model.ndim, 0))
         shape = self._model.lattice_shape
         spectrum = torch.fft.rfftn(samples, s=shape, dim=axes) * response
-        filtered = torch.fft.irfftn(spectrum, s=shape, dim=axes)
+        filtered: Tensor = torch.fft.irfftn(spectrum, s=shape, dim=axes)
         for axis, n in zip(axes, self._model.lr_shape, strict=True):
             filtered = filtered.narrow(axis, 0, n)
         return filtered
