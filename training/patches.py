@@ -25,9 +25,10 @@ def read_images(folder: Path) -> list[np.ndarray]:
     Raises
     ------
     ValueError
-        If there are none, or one is neither grey nor RGB of 8 bits.
+        If there is no such folder, none are in it, or one is neither grey nor RGB of 8 bits.
     """
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [file for file in found if file.suffix.lower() in SUFFIXES]
     if not files:
         raise ValueError(f"images: expected a folder with {', '.join(SUFFIXES)}; got {folder}")
     return [_as_rgb(io.imread(file), file.name) for file in files]
@@ -60,6 +61,11 @@ class Patches:
     size : side of the patches.
     channels : 3, or 1 for grey.
     seed : of every draw.
+
+    Raises
+    ------
+    ValueError
+        If a list has no picture that is large enough; smaller ones are left out.
     """
 
     def __init__(
@@ -93,7 +99,7 @@ class Patches:
         which = draw.choice(len(self._sources), p=self._shares)
         source, areas = self._sources[which], self._areas[which]
         image = source[draw.choice(len(source), p=areas / areas.sum())]
-        # A picture made smaller is sharper, and has more in a patch: both are seen less often.
+        # A picture made smaller is sharper, and a patch of it has more in it.
         shrink = draw.uniform(1, min(_SHRINK, min(image.shape[:2]) / self._size))
         side = int(self._size * shrink)
         top, left = (draw.integers(0, n - side + 1) for n in image.shape[:2])
@@ -120,7 +126,7 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
 def _as_rgb(image: np.ndarray, name: str) -> np.ndarray:
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] > (4,):
         raise ValueError(
             f"images: expected 8-bit grey or RGB; got {name}, {image.dtype}, shape {image.shape}"
         )

@@ -65,7 +65,7 @@ _VALIDATION = ("astronaut", "coffee")
 _N_DRAWN = 400
 _WARM_UP = 300
 _CLIP = 1.0
-# ln of the noise's standard deviation in the range -1 to 1: what the steps of a restoration see.
+# Mean and standard deviation of ln σ, the noise's, of -1 to 1: what steps of a restoration see.
 _LOG_NOISE = (-1.4, 1.3)
 _SIGMAS = (15, 25, 50)
 
@@ -100,15 +100,28 @@ class Training:
     patches : to train on.
     folder : gets checkpoint.pt, log.jsonl, samples/ and model/.
     device : to train on.
+    precision : dtype of the convolutions.
+
+    Raises
+    ------
+    ValueError
+        If the folder has a run of another plan.
     """
 
-    def __init__(self, plan: Plan, patches: Patches, folder: Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        patches: Patches,
+        folder: Path,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
         torch.manual_seed(plan.seed)
         self._plan = plan
         self._patches = patches
         self._folder = folder
         self._device = device
-        self._precision = resolve_precision("auto", device)
+        self._precision = precision
         self.scheduler = make_scheduler()
         alphas = self.scheduler.alphas_cumprod.double()
         self._log_sigmas = (((1 - alphas) / alphas).sqrt()).log()
@@ -171,8 +184,7 @@ class Training:
         for group in self._optimiser.param_groups:
             group["lr"] = plan.learning_rate * rise * fall
         clean = self._patches.batch(plan.batch)
-        draw = torch.from_numpy(self._patches.generator.normal(*_LOG_NOISE, len(clean)))
-        time_step = torch.searchsorted(self._log_sigmas, draw).clamp_(0, len(self._log_sigmas) - 1)
+        time_step = self._draw_times(len(clean))
         noise = torch.from_numpy(self._patches.generator.standard_normal(clean.shape, np.float32))
         noisy = self.scheduler.add_noise(clean, noise, time_step)
         target = self.scheduler.get_velocity(clean, noise, time_step)
@@ -184,6 +196,10 @@ class Training:
         self._optimiser.step()
         self._average.step(self._model.parameters())
         return loss.detach()
+
+    def _draw_times(self, count: int) -> Tensor:
+        draw = torch.from_numpy(self._patches.generator.normal(*_LOG_NOISE, count))
+        return torch.searchsorted(self._log_sigmas, draw).clamp_(0, len(self._log_sigmas) - 1)
 
     def _predict(self, noisy: Tensor, time_step: Tensor) -> Tensor:
         noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -260,7 +276,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     patches = Patches([photographs, drawn], shares, plan.size, plan.channels, plan.seed)
     held_out = [sample_images(_VALIDATION)]
     validation = Patches(held_out, [1], 128, plan.channels, plan.seed).batch(8)
-    training = Training(plan, patches, options.out, resolve_device(options.device))
+    device = resolve_device(options.device)
+    precision = resolve_precision("auto", device)
+    training = Training(plan, patches, options.out, device, precision)
     training.run(options.steps, validation)
 
 
