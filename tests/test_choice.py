@@ -74,7 +74,7 @@ def test_nothing_but_method_and_family_changes():
 
 
 @pytest.mark.parametrize(("make", "family"), [(microscope, "airy"), (photograph, "gaussian")])
-@pytest.mark.parametrize("method", ["dip", "richardson-lucy"])
+@pytest.mark.parametrize("method", ["dip", "diffusion", "richardson-lucy"])
 def test_a_named_method_leaves_the_family_to_the_image(method, make, family):
     chosen = judged(make(), Settings(method=method)).settings
     assert (chosen.method, chosen.kernel_family) == (method, family)
