@@ -265,13 +265,23 @@ class TestDenoising:
                 seen.append((noisy, time))
                 return 2 * noisy
 
-        noisy = np.random.default_rng(0).uniform(0, 255, (5, 6, channels))
-        clean = denoising.of_model(Model(), CPU)(noisy, 25)
-        np.testing.assert_allclose(clean, noisy, atol=1e-3)
-        ((images, time),) = seen
-        assert time == round(1000 * 25 / 127.5)
-        assert images.shape[1:] == (known, 5, 6)
-        assert float(images.abs().max()) <= 0.5
+        noise = 25 * np.random.default_rng(0).standard_normal((90, 100, channels))
+        clean = denoising.of_model(Model(), CPU)(127.5 + noise, 25)
+        np.testing.assert_allclose(clean, 127.5 + noise, atol=1e-3)
+        [(images, time)] = seen
+        assert images.shape == (3 if (channels, known) == (3, 1) else 1, known, 90, 100)
+        levels = (2 * images).transpose(0, 1).flatten(1)
+        assert time == pytest.approx(1000 * float(levels.std()), rel=0.02)
+        if known == 3:
+            assert float(levels.corrcoef().sub(torch.eye(3)).abs().max()) < 0.05
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_smooths_by_nonlocal_means(self, channels):
+        image = np.full((24, 24, channels), 100.0)
+        image[:, 12:] = 200
+        noisy = image + 25 * np.random.default_rng(0).standard_normal(image.shape)
+        error = np.abs(denoising.nonlocal_means(noisy, 25) - image).mean()
+        assert error < 0.5 * np.abs(noisy - image).mean()
 
     def test_reads_middles_and_scales_what_is_not_of_8_bits(self, tmp_path):
         import tifffile

@@ -51,15 +51,17 @@ def read_images(paths: Sequence[Path], side: int) -> dict[str, np.ndarray]:
 
 def nonlocal_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     """Denoise with scikit-image's exact non-local means, all channels together."""
-    return denoise_nl_means(
-        noisy,
+    grey = noisy.shape[-1] == 1  # an axis of one channel is not understood
+    clean = denoise_nl_means(
+        noisy[..., 0] if grey else noisy,
         patch_size=5,
         patch_distance=6,
         h=0.8 * sigma,
         sigma=sigma,
         fast_mode=False,
-        channel_axis=-1,
+        channel_axis=None if grey else -1,
     )
+    return clean[..., None] if grey else clean
 
 
 def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
@@ -75,18 +77,26 @@ def bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
 def of_model(model: DiffusionModel, device: torch.device) -> Denoiser:
     """Return how a model denoises: as x_t at the time t whose noise is that of the image.
 
-    Grey images are shown to a model of colours thrice, and colours to one of grey one by one.
+    Colours are shown to a model of grey one by one. A model of colours knows noise that differs
+    between channels: grey images are shown to it thrice, with noise added that brings each to √3
+    times the noise, independent of the others, while their mean stays the image that was given.
     """
 
     def denoise(noisy: np.ndarray, sigma: float) -> np.ndarray:
-        time = model.time_of(sigma / 127.5)
-        planes = torch.from_numpy(noisy / 127.5 - 1).float().permute(2, 0, 1)
-        channels = len(planes)
-        images = planes[None] if channels == model.channels else planes[:, None]
-        images = images.expand(-1, model.channels, -1, -1).to(device)
-        clean = model.denoise(math.sqrt(model.alpha(time)) * images, time)
-        clean = clean[0] if channels == model.channels else clean.mean(1)
-        return (clean.cpu().permute(1, 2, 0).double().numpy() + 1) * 127.5
+        images = torch.from_numpy(noisy / 127.5 - 1).float().permute(2, 0, 1)[None]
+        sigma = sigma / 127.5
+        if model.channels == 1:
+            images = images.transpose(0, 1)
+        elif images.shape[1] == 1:
+            sigma *= math.sqrt(model.channels)
+            shape = (1, model.channels, *images.shape[2:])
+            drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+            images = images + sigma * (drawn - drawn.mean(1, keepdim=True))
+        time = model.time_of(sigma)
+        clean = model.denoise(math.sqrt(model.alpha(time)) * images.to(device), time)
+        clean = clean.transpose(0, 1) if model.channels == 1 else clean
+        clean = clean.mean(1, keepdim=True) if noisy.shape[2] == 1 else clean
+        return (clean[0].cpu().permute(1, 2, 0).double().numpy() + 1) * 127.5
 
     return denoise
 
