@@ -48,7 +48,7 @@ class TestPosterior:
     def samples(self, sampler, n_steps, seeds):
         white = GaussianField(torch.ones(16, 16))
         config = DiffusionConfig(
-            sampler=sampler, samples=64, first=150.0, last=0.01, noise=self.noise
+            sampler=sampler, samples=64, first=150.0, last=0.01, noise=self.noise, trust=1.0
         )
         drawn = []
         for seed in seeds:
@@ -85,7 +85,7 @@ class TestPosterior:
 
     def test_annealing_ends_at_its_mean(self):
         white = GaussianField(torch.ones(16, 16))
-        config = DiffusionConfig(noise=self.noise, first=150.0, last=0.01)
+        config = DiffusionConfig(noise=self.noise, first=150.0, last=0.01, trust=1.0)
         restorer = restorer_of(self.model, self.data, white, config, 40, n_seeking=0)
         for _ in range(40):
             step = restorer.step(self.kernel)

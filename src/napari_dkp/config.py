@@ -253,8 +253,9 @@ class DiffusionConfig:
         image that fits all of them bears out whatever kernel it has.
     seek : noise levels of the last and the first step in which "anneal" seeks the kernel.
     first, last : noise levels of the first and the last step that form the image.
-    trust : weight of the data against the model.
-    noise : noise level that the data are taken to have at least.
+    trust : weight of the data against the model, which is surer of itself than it should be; 1 is
+        that of Bayes' rule.
+    noise : noise level that the data are taken to have at least, whatever is estimated.
     """
 
     model: str = SHIPPED_MODEL
@@ -264,10 +265,10 @@ class DiffusionConfig:
     data_step: DataStepName = "proximal"
     samples: int = 1
     left_out: float = 0.3
-    seek: Interval = (0.05, 2.0)
+    seek: Interval = (0.15, 3.0)
     first: float = 1.0
     last: float = 0.02
-    trust: float = 1.0
+    trust: float = 4.0
     noise: float = 0.002
 
     def __post_init__(self) -> None:

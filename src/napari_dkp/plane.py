@@ -132,7 +132,7 @@ class Parts:
         # Of photographs, whose noise is that of no camera, all samples count alike.
         counted = settings.kernel_family in OPTICS_FAMILIES
         self._weights = noise.weights(data) if counted else None
-        self._variances = noise.variances(data) if counted or settings.noise else None
+        self._variances = noise.variances(data)
         self._search = settings.search
         self._dip = settings.dip
         self._diffusion = settings.diffusion
