@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from napari_dkp.choice import Choice, choose
-from napari_dkp.config import NoiseConfig, OpticsConfig, RKSConfig, Settings
+from napari_dkp.config import METHODS, NoiseConfig, OpticsConfig, RKSConfig, Settings
 from napari_dkp.degradation import degrade
 from napari_dkp.optics import airy
 
@@ -113,6 +113,14 @@ def test_the_published_method_is_a_network_and_leaves_the_family(settings):
 def test_the_published_sampler_keeps_a_named_method():
     settings = Settings(preset="paper", method="richardson-lucy")
     assert judged(photograph(), settings).settings.method == "richardson-lucy"
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "auto"])
+@pytest.mark.parametrize(("make", "family"), [(microscope, "airy"), (photograph, "gaussian")])
+def test_a_named_method_is_kept_and_its_kernels_are_chosen(make, family, method):
+    chosen = judged(make(), Settings(method=method))
+    assert (chosen.settings.method, chosen.settings.kernel_family) == (method, family)
+    assert method.split("-")[0] in chosen.reason.lower()
 
 
 @pytest.mark.parametrize(("make", "method"), [(microscope, "richardson-lucy"), (photograph, "dip")])

@@ -1,5 +1,7 @@
 """Where a diffusion model comes from: the one that is shipped, a folder, a file, or the hub."""
 
+import json
+import os
 import re
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,33 +20,32 @@ if TYPE_CHECKING:
 
 
 def check(config: DiffusionConfig) -> None:
-    """Refuse what cannot be loaded, without loading it.
+    """Refuse what cannot be loaded, as far as it shows without weights and without the network.
 
     Raises
     ------
     ValueError
-        If a package is missing, or there is neither a file nor a folder of that name and it is no
-        name of the hub.
+        If a package is missing, there is no such model on this machine, or it is of another kind.
     """
-    if any(find_spec(package) is None for package in _PACKAGES):
+    missing = next((package for package in _PACKAGES if find_spec(package) is None), None)
+    if missing:
         raise ValueError(
-            "method: expected 'dip' or 'richardson-lucy' where diffusers is not installed; got "
+            f"method: expected 'dip' or 'richardson-lucy' where {missing} is not installed; got "
             "'diffusion'. Install it with: pip install napari-dkp[diffusion]"
         )
-    source = Path(config.model)
-    if config.model != SHIPPED_MODEL and not source.exists() and not _is_hub_name(config.model):
-        raise ValueError(
-            f"model: expected '{SHIPPED_MODEL}', a folder, a file of weights, or a name of the "
-            f"Hugging Face hub such as 'owner/name'; got {config.model!r}, which does not exist"
-        )
+    source = _local(config)
+    if source is None and config.download:
+        return
+    source = source or _from_hub(config)
+    if source.is_dir():
+        _parts(source)
 
 
 _PACKAGES = ("diffusers", "safetensors")
 
 
-@lru_cache(maxsize=1)  # the planes of a stack share it; two large ones may not fit
 def load(config: DiffusionConfig, precision: torch.dtype, device: torch.device) -> DiffusionModel:
-    """Return the model that a configuration names.
+    """Return the model that a configuration names; the last one is kept.
 
     Parameters
     ----------
@@ -57,6 +58,14 @@ def load(config: DiffusionConfig, precision: torch.dtype, device: torch.device) 
     ValueError
         If there is no such model, or it cannot be used; the message says why.
     """
+    named = DiffusionConfig(
+        model=config.model, class_label=config.class_label, download=config.download
+    )
+    return _load(named, precision, device)
+
+
+@lru_cache(maxsize=1)  # the planes of a stack share it; two large ones may not fit
+def _load(config: DiffusionConfig, precision: torch.dtype, device: torch.device) -> DiffusionModel:
     check(config)
     network, scheduler = _read(config)
     settings = network.config
@@ -74,7 +83,8 @@ def load(config: DiffusionConfig, precision: torch.dtype, device: torch.device) 
         label = classes - 1  # of converted networks the class that adds nothing
     # Attention compares all pixels that it was trained to see; convolutions look near by.
     attends = any("Attn" in kind for kind in settings.down_block_types)
-    window = settings.sample_size if attends and settings.sample_size else _WINDOW
+    sides = settings.sample_size if attends and settings.sample_size else _WINDOW
+    window = sides if isinstance(sides, int) else min(sides)
     return DiffusionModel(network, scheduler, window, label, precision, device)
 
 
@@ -83,34 +93,68 @@ _WINDOW = 512
 
 
 def _read(config: DiffusionConfig) -> "tuple[UNet2DModel, DDPMScheduler]":
-    source = Path(config.model)
-    if config.model == SHIPPED_MODEL:
-        return _from_folder(Path(__file__).parent / SHIPPED_MODEL)
+    source = _local(config) or _from_hub(config)
     if source.is_dir():
         return _from_folder(source)
+    verify(source)
+    return _from_file(source)
+
+
+def _local(config: DiffusionConfig) -> Path | None:
+    """Return the file or folder that a configuration names; None for a name of the hub."""
+    if config.model == SHIPPED_MODEL:
+        return Path(__file__).parent / SHIPPED_MODEL
+    source = Path(os.path.expanduser(config.model))
     if source.exists():
-        verify(source)
-        return _from_file(source)
-    return _from_folder(_from_hub(config))
+        return source
+    if _is_hub_name(config.model):
+        return None
+    raise ValueError(
+        f"model: expected '{SHIPPED_MODEL}', a folder, a file of weights, or a name of the "
+        f"Hugging Face hub such as 'owner/name'; got {config.model!r}, which does not exist"
+    )
+
+
+def _parts(folder: Path) -> tuple[Path, Path]:
+    """Return where network and scheduler lie that diffusers saved: a folder each, or both in one.
+
+    Only their settings are read.
+    """
+    places = []
+    kinds = []
+    for part, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
+        place = folder / part if (folder / part).is_dir() else folder
+        try:
+            kinds.append(json.loads((place / file).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ValueError(
+                f"model: expected a folder that diffusers saved, with '{file}'; '{folder}' has none"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"model: '{place / file}' is damaged: {error}") from None
+        places.append(place)
+    network, scheduler = kinds
+    if (kind := network.get("_class_name")) != "UNet2DModel":
+        raise ValueError(f"model: expected an unconditional UNet2DModel; '{folder}' has a {kind}")
+    if "beta_schedule" not in scheduler:
+        raise ValueError(
+            "model: expected a schedule of betas, such as a DDPMScheduler; "
+            f"'{folder}' has a {scheduler.get('_class_name')}"
+        )
+    return places[0], places[1]
 
 
 def _from_folder(folder: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
-    """Read what diffusers saved: network and scheduler in a folder each, or both in one."""
+    """Read what diffusers saved."""
     from diffusers import DDPMScheduler, UNet2DModel
+    from safetensors import SafetensorError
 
-    places = []
-    for part, file in (("unet", "config.json"), ("scheduler", "scheduler_config.json")):
-        place = folder / part if (folder / part).is_dir() else folder
-        if not (place / file).is_file():
-            raise ValueError(
-                f"model: expected a folder that diffusers saved, with '{file}'; '{folder}' has none"
-            )
-        places.append(place)
-    kind = UNet2DModel.load_config(places[0]).get("_class_name")
-    if kind != "UNet2DModel":
-        raise ValueError(f"model: expected an unconditional UNet2DModel; '{folder}' has a {kind}")
-    network = UNet2DModel.from_pretrained(places[0], low_cpu_mem_usage=False)
-    return network.float(), DDPMScheduler.from_pretrained(places[1])
+    place, schedule = _parts(folder)
+    try:
+        network = UNet2DModel.from_pretrained(place, low_cpu_mem_usage=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"model: '{folder}' could not be read: {_first_line(error)}") from error
+    return network.float(), DDPMScheduler.from_pretrained(schedule)
 
 
 def _from_file(file: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
@@ -127,7 +171,7 @@ def _from_file(file: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
 def _from_hub(config: DiffusionConfig) -> Path:
     """Return where a model of the hub lies; fetch it only if asked to."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(
@@ -137,13 +181,18 @@ def _from_hub(config: DiffusionConfig) -> Path:
                 local_files_only=not config.download,
             )
         )
-    except LocalEntryNotFoundError as error:
+    except (OSError, HFValidationError) as error:
         raise ValueError(
             f"model: {config.model!r} is not on this machine; download=True fetches it from the "
             "Hugging Face hub"
             if not config.download
-            else f"model: {config.model!r} could not be fetched from the Hugging Face hub: {error}"
+            else f"model: {config.model!r} could not be fetched from the Hugging Face hub: "
+            f"{_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
 
 
 def _is_hub_name(name: str) -> bool:
