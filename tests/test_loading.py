@@ -130,7 +130,7 @@ def test_a_folder_without_weights_is_refused_in_a_sentence(tmp_path):
 def test_weights_cut_short_are_refused_in_a_sentence(tmp_path):
     weights = saved(tmp_path) / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
-    with pytest.raises(ValueError, match="^model: ") as error:
+    with pytest.raises(ValueError, match=r"^model: ") as error:
         model_of(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -179,7 +179,7 @@ def test_a_class_is_that_of_the_network(tmp_path, label):
 
 
 def test_classes_that_a_network_does_not_know_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="^class_label: expected 0 to 4; got 5"):
+    with pytest.raises(ValueError, match=r"^class_label: expected 0 to 4; got 5"):
         model_of(saved(tmp_path / "five", num_class_embeds=5), class_label=5)
     with pytest.raises(ValueError, match=r"^class_label: expected None, .*no classes; got 0"):
         model_of(saved(tmp_path / "none"), class_label=0)
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_unknown_structure_is_refused(tmp_path):
 def test_a_published_name_with_other_bytes_is_refused(tmp_path, published):
     file = tmp_path / "256x256_diffusion_uncond.pt"
     torch.save(random_weights(TINY), file)
-    with pytest.raises(ValueError, match="^model: .*SHA-256"):
+    with pytest.raises(ValueError, match=r"^model: .*SHA-256"):
         model_of(file)
 
 
@@ -262,7 +262,9 @@ def hub(monkeypatch, tmp_path):
     class Hub:
         folder: Path | None = None
         error: Exception = huggingface_hub.errors.LocalEntryNotFoundError("none\nat all")
-        calls: list[dict[str, object]] = []
+
+        def __init__(self) -> None:
+            self.calls: list[dict[str, object]] = []
 
         def __call__(self, name: str, **options: object) -> str:
             self.calls.append({"name": name, **options})
@@ -270,7 +272,6 @@ def hub(monkeypatch, tmp_path):
                 raise self.error
             return str(self.folder)
 
-    Hub.calls = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", found := Hub())
     return found
 
@@ -315,7 +316,7 @@ def test_a_download_that_fails_is_said_in_a_sentence(hub, kind):
     import huggingface_hub
 
     hub.error = getattr(huggingface_hub.errors, kind)("no way\nthere")
-    with pytest.raises(ValueError, match="^model: 'owner/name' could not be fetched") as error:
+    with pytest.raises(ValueError, match=r"^model: 'owner/name' could not be fetched") as error:
         model_of("owner/name", download=True)
     assert "no way" in str(error.value)
     assert "\n" not in str(error.value)
