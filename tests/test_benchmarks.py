@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import TINY
 
-from napari_dkp.config import RKSConfig, SearchConfig, Settings
+from napari_dkp.config import DiffusionConfig, RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import degrade
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
-from benchmarks import plot, quality, records, speed
+from benchmarks import plot, quality, records, scores, speed
 from benchmarks.rows import ABLATIONS, ROWS, Row
 from benchmarks.scores import Triple, bicubic
 
@@ -84,6 +85,48 @@ def test_triple_has_the_point_spread_function(folder):
     assert triple.protocol["axes"] == "YX"
     lr = degrade(triple.hr, triple.psf, scale=2, phase="fkp", boundary="circular")
     np.testing.assert_array_equal(np.round(lr), triple.lr)
+
+
+def restored(folder: Path, row: Row, settings: Settings, monkeypatch) -> tuple[np.ndarray, ...]:
+    """Measure a row; return the image and the kernel whose figures it reports."""
+    kept: list[np.ndarray] = []
+    score = scores.score
+
+    def keep(image, triple, kernel=None):
+        kept.extend((image, kernel))
+        return score(image, triple, kernel)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scores, "score", keep)
+        scores.measure(folder, "one", row, settings)
+    return tuple(kept)
+
+
+@pytest.mark.parametrize("method", ["dip", "diffusion", "richardson-lucy"])
+@pytest.mark.parametrize("family", ["gaussian", "airy", "line"])
+def test_a_blind_run_sees_neither_the_truth_nor_the_true_kernel(
+    folder, tmp_path, monkeypatch, method, family
+):
+    if method == "diffusion":
+        from tiny_diffusion import saved
+
+        tiny = TINY | {"diffusion": DiffusionConfig(model=str(saved(tmp_path / "model")))}
+    else:
+        tiny = TINY
+    common = {"method": method, "seed": 0, "kernel_family": family, **tiny, "iterations": 3}
+    protocol = Triple.load(folder, "one").protocol | {"kernel_size": 11}
+    row, told = Row(precision="float32"), Row(precision="float32", known_kernel=True)
+    common.pop("precision")
+    settings = row.settings(**(common | protocol))
+    before = restored(folder, row, settings, monkeypatch)
+    known = restored(folder, told, settings, monkeypatch)
+    random = np.random.default_rng(7)
+    Image.fromarray(random.integers(0, 256, (48, 48), np.uint8)).save(folder / "one_hr.png")
+    np.save(folder / "one_kernel.npy", random.random((11, 11)).astype(np.float32))
+    for image, again in zip(before, restored(folder, row, settings, monkeypatch), strict=True):
+        np.testing.assert_array_equal(image, again)
+    # A run that is told the kernel does change with it.
+    assert not np.array_equal(known[0], restored(folder, told, settings, monkeypatch)[0])
 
 
 @pytest.mark.parametrize("name", ROWS)
