@@ -107,6 +107,103 @@ def test_scale_per_axis_and_colour_pictures(tmp_path):
     assert (back.axes, back.image.shape) == ("CYX", (3, 32, 14))
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A folder with an untrained diffusion model."""
+    from tiny_diffusion import saved
+
+    return saved(tmp_path_factory.mktemp("model"))
+
+
+DIFFUSION = ("--iterations", "3", "--kernel-size", "5", "--device", "cpu")
+
+
+@pytest.mark.parametrize("method", [(), ("--method", "diffusion")], ids=["implied", "named"])
+def test_a_diffusion_model_restores(cells, tmp_path, model, method):
+    out = tmp_path / "out.tif"
+    result = invoke("restore", cells, out, *DIFFUSION, *method, "--model", model)
+    assert result.exit_code == 0, result.output
+    stored, _ = io.read_settings(tmp_path / "out_settings.json")
+    assert (stored.method, stored.iterations) == ("diffusion", 3)
+    assert stored.diffusion.model == str(model)
+    assert stored.diffusion.download is False
+    assert io.read(out).image.shape == (40, 32)
+    assert "trained network (diffusion)" in result.stderr
+
+
+def test_a_settings_file_repeats_the_model_and_its_numbers(cells, tmp_path, model):
+    a, b, c = (tmp_path / f"{name}.tif" for name in "abc")
+    invoke("restore", cells, a, *DIFFUSION, "--model", model, "--seed", 3)
+    file = tmp_path / "a_settings.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["settings"]["diffusion"]["trust"] = 0.25
+    file.write_text(json.dumps(record), encoding="utf-8")
+    for out in (b, c):
+        result = invoke("restore", cells, out, "--settings", file)
+        assert result.exit_code == 0, result.output
+    stored, _ = io.read_settings(tmp_path / "b_settings.json")
+    assert stored.diffusion.model == str(model)
+    assert stored.diffusion.trust == 0.25
+    np.testing.assert_array_equal(io.read(b).image, io.read(c).image)
+    assert not np.array_equal(io.read(a).image, io.read(b).image)
+
+
+def test_another_model_keeps_the_numbers_of_a_repeated_run(cells, tmp_path, model):
+    from tiny_diffusion import saved
+
+    other = saved(tmp_path / "other", channels=1)
+    invoke("restore", cells, tmp_path / "a.tif", *DIFFUSION, "--model", model)
+    file = tmp_path / "a_settings.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["settings"]["diffusion"]["trust"] = 0.25
+    file.write_text(json.dumps(record), encoding="utf-8")
+    result = invoke("restore", cells, tmp_path / "b.tif", "--settings", file, "--model", other)
+    assert result.exit_code == 0, result.output
+    stored, _ = io.read_settings(tmp_path / "b_settings.json")
+    assert (stored.diffusion.model, stored.diffusion.trust) == (str(other), 0.25)
+    assert stored.iterations == 3
+
+
+def test_a_model_with_the_published_preset_keeps_its_numbers(cells, tmp_path, model):
+    options = (*DIFFUSION, "--model", model, "--preset", "paper")
+    result = invoke("restore", cells, tmp_path / "out.tif", *options)
+    assert result.exit_code == 0, result.output
+    stored, _ = io.read_settings(tmp_path / "out_settings.json")
+    assert (stored.diffusion.sampler, stored.diffusion.first) == ("ddpm", 100.0)
+
+
+@pytest.mark.parametrize("name", ["smal", "no/such/folder", "owner/name"])
+def test_an_unknown_model_is_one_sentence(cells, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("socket.socket.connect", None)  # calling it would be a TypeError
+    message = error_of(invoke("restore", cells, tmp_path / "out.tif", "--model", name))
+    assert message.startswith("napari-dkp: model: ")
+    assert repr(name) in message
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_a_download_is_asked_for_by_name(cells, tmp_path, model, monkeypatch):
+    asked = []
+
+    def fetch(name: str, **options: object) -> str:
+        asked.append((name, options["local_files_only"]))
+        return str(model)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    options = (*DIFFUSION, "--model", "owner/name", "--download")
+    result = invoke("restore", cells, tmp_path / "out.tif", *options)
+    assert result.exit_code == 0, result.output
+    assert asked
+    assert set(asked) == {("owner/name", False)}
+
+
+@pytest.mark.parametrize("method", ["dip", "richardson-lucy"])
+def test_a_model_for_another_method_is_refused(cells, tmp_path, model, method):
+    options = (*QUICK, "--model", model, "--method", method)
+    message = error_of(invoke("restore", cells, tmp_path / "out.tif", *options))
+    assert f"model: expected none with method {method!r}" in message
+
+
 def interrupting(after: int, times: int = 1) -> type[stack.Run]:
     class Interrupted(stack.Run):
         def __iter__(self) -> Iterator[State[np.ndarray]]:

@@ -432,14 +432,21 @@ def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
     values = base.to_dict()
     if "preset" in given:
         values |= dict.fromkeys(("iterations", *_OF_PRESET))
-    elif "method" in given:
+    elif given.get("method", base.method) != base.method:
         values["iterations"] = None
     if "scale" in given:
         values["kernel_size"] = None
     model = {name: given.pop(name) for name in ("model", "download") if name in given}
-    if model:
-        values["diffusion"] = (values["diffusion"] or {}) | model
-    return Settings.from_dict(values | given)
+    settings = Settings.from_dict(values | given)
+    if "model" in model and settings.method != "diffusion":
+        raise ValueError(
+            f"model: expected none with method {settings.method!r}; got {model['model']!r}. "
+            "Only 'diffusion' asks a model"
+        )
+    diffusion = settings.resolve().diffusion
+    if model and diffusion:
+        settings = replace(settings, diffusion=replace(diffusion, **model))
+    return settings
 
 
 # The numbers behind the methods.
