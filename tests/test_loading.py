@@ -1,6 +1,7 @@
 """Where diffusion models come from, and what is said of those that cannot be used."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from guided_reference import Guided, forward, random_weights
 from tiny_diffusion import diffusers, network, save, saved
 
 from napari_dkp.config import DiffusionConfig
-from napari_dkp.diffusion import guided_structure, loading
+from napari_dkp.diffusion import checkpoint, guided_structure, loading
 from napari_dkp.diffusion.guided_structure import Untold
 from napari_dkp.diffusion.loading import check, load
 from napari_dkp.diffusion.model import DiffusionModel
@@ -133,6 +134,50 @@ def test_weights_cut_short_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"^model: ") as error:
         model_of(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_weights_of_another_network_are_refused_in_a_sentence(tmp_path):
+    rewrite(saved(tmp_path) / "config.json", block_out_channels=[8, 24])
+    with pytest.raises(ValueError, match=r"^model: .*another network") as error:
+        model_of(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_attention_of_old_folders_is_read(tmp_path):
+    """Its weights had other names before diffusers 0.15, and were no safetensors."""
+    folder = saved(tmp_path, block="Attn")
+    file = folder / "diffusion_pytorch_model.safetensors"
+    weights = checkpoint.read_weights(file)
+    file.unlink()
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = {}
+    for name, value in weights.items():
+        for new, former in names.items():
+            name = name.replace(f".{new}.", f".{former}.")
+        old[name] = value
+    assert set(old) != set(weights)
+    torch.save(old, folder / "diffusion_pytorch_model.bin")
+    with torch.no_grad():
+        expected = network(block="Attn")(noisy(), TIME).sample
+    torch.testing.assert_close(predicted(model_of(folder), noisy()), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_networks_made_meanwhile_keep_their_initial_values(tmp_path, monkeypatch):
+    """An image network is made in one thread while a model is read in another."""
+    made = []
+    read = diffusers.UNet2DModel.from_config
+
+    def meanwhile(*arguments, **options):
+        torch.manual_seed(0)
+        thread = threading.Thread(target=lambda: made.append(torch.nn.Linear(4, 4)))
+        thread.start()
+        thread.join()
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(diffusers.UNet2DModel, "from_config", meanwhile)
+    model_of(saved(tmp_path))
+    torch.manual_seed(0)
+    torch.testing.assert_close(made[0].weight, torch.nn.Linear(4, 4).weight)
 
 
 @pytest.mark.parametrize(("into", "out"), [(2, 2), (4, 4), (3, 4)])

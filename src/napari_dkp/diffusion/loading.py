@@ -145,16 +145,39 @@ def _parts(folder: Path) -> tuple[Path, Path]:
 
 
 def _from_folder(folder: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
-    """Read what diffusers saved."""
+    """Read what diffusers saved.
+
+    Its own `from_pretrained` is not used: it takes the initial values from every network that is
+    made meanwhile, in whatever thread, and runs code in files that are no safetensors.
+    """
     from diffusers import DDPMScheduler, UNet2DModel
-    from safetensors import SafetensorError
 
     place, schedule = _parts(folder)
+    files = [place / f"diffusion_pytorch_model.{ending}" for ending in ("safetensors", "bin")]
+    file = next(filter(Path.is_file, files), None)
+    if file is None:
+        raise ValueError(f"model: expected a file '{files[0].name}'; '{place}' has none")
+    weights = {_renamed(name): value.float() for name, value in read_weights(file).items()}
     try:
-        network = UNet2DModel.from_pretrained(place, low_cpu_mem_usage=False, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model: '{folder}' could not be read: {_first_line(error)}") from error
-    return network.float(), DDPMScheduler.from_pretrained(schedule)
+        with torch.device("meta"):  # without memory for weights
+            network = UNet2DModel.from_config(UNet2DModel.load_config(place))
+        network.load_state_dict(weights, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"model: '{place}' holds weights of another network than its config.json describes: "
+            f"{why[:200]}"
+        ) from error
+    return network.eval().requires_grad_(False), DDPMScheduler.from_pretrained(schedule)
+
+
+def _renamed(weight: str) -> str:
+    """Return the name that a weight of attention has had since diffusers 0.15."""
+    *layers, layer, kind = weight.split(".")
+    return ".".join((*layers, _RENAMED.get(layer, layer), kind)) if layers else weight
+
+
+_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def _from_file(file: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
