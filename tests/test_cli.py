@@ -172,6 +172,16 @@ def test_a_model_with_the_published_preset_keeps_its_numbers(cells, tmp_path, mo
     assert (stored.diffusion.sampler, stored.diffusion.first) == ("ddpm", 100.0)
 
 
+def test_another_preset_keeps_the_model_of_a_repeated_run(cells, tmp_path, model):
+    invoke("restore", cells, tmp_path / "a.tif", *DIFFUSION, "--model", model)
+    options = ("--settings", tmp_path / "a_settings.json", "--preset", "fast")
+    result = invoke("restore", cells, tmp_path / "b.tif", *options, "--iterations", "2")
+    assert result.exit_code == 0, result.output
+    stored, _ = io.read_settings(tmp_path / "b_settings.json")
+    assert (stored.method, stored.preset) == ("diffusion", "fast")
+    assert stored.diffusion.model == str(model)
+
+
 @pytest.mark.parametrize("name", ["smal", "no/such/folder", "owner/name"])
 def test_an_unknown_model_is_one_sentence(cells, tmp_path, monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))

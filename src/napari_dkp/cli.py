@@ -17,6 +17,7 @@ from napari_dkp.config import (
     BOUNDARIES,
     KERNEL_FAMILIES,
     METHODS,
+    OF_THE_MODEL,
     OPTICS_FAMILIES,
     PHASES,
     PRECISIONS,
@@ -430,8 +431,10 @@ def _numbers(name: str, text: str | None, kind: type) -> dict[str, float] | None
 def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
     """Apply what was given; another preset brings its own numbers."""
     values = base.to_dict()
+    kept: dict[str, Any] = {}
     if "preset" in given:
         values |= dict.fromkeys(("iterations", *_OF_PRESET))
+        kept = {name: getattr(base.diffusion, name) for name in OF_THE_MODEL if base.diffusion}
     elif given.get("method", base.method) != base.method:
         values["iterations"] = None
     if "scale" in given:
@@ -444,8 +447,8 @@ def _overridden(base: Settings, given: dict[str, Any]) -> Settings:
             "Only 'diffusion' asks a model"
         )
     diffusion = settings.resolve().diffusion
-    if model and diffusion:
-        settings = replace(settings, diffusion=replace(diffusion, **model))
+    if (kept or model) and diffusion:
+        settings = replace(settings, diffusion=replace(diffusion, **(kept | model)))
     return settings
 
 

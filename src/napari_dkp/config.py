@@ -45,6 +45,8 @@ DATA_STEPS: tuple[str, ...] = get_args(DataStepName)
 MAX_SCALE = 8
 # The diffusion model that comes with the package.
 SHIPPED_MODEL = "small"
+# Fields of `DiffusionConfig` that are no matter of effort: presets leave them as they are.
+OF_THE_MODEL = ("model", "class_label", "download")
 
 # HR pixels, or their square: far beyond what a kernel array can hold.
 _WIDEST = 1e4

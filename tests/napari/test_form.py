@@ -1,11 +1,13 @@
 from dataclasses import asdict, fields, replace
 
 import pytest
+from qtpy.QtCore import Qt
 
-from napari_dkp._napari.form import Form
+from napari_dkp._napari.form import Form, ModelChoice
 from napari_dkp._napari.wording import ENTRIES
 from napari_dkp.config import (
     PRESETS,
+    DiffusionConfig,
     DIPConfig,
     NoiseConfig,
     OpticsConfig,
@@ -16,7 +18,7 @@ from napari_dkp.config import (
     Settings,
 )
 
-CONFIGS = (RKSConfig, PKEConfig, SearchConfig, DIPConfig, RichardsonLucyConfig)
+CONFIGS = (RKSConfig, PKEConfig, SearchConfig, DIPConfig, DiffusionConfig, RichardsonLucyConfig)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -30,7 +32,7 @@ def test_a_form_asks_for_every_field_and_starts_at_its_default(qtbot, kind):
 def test_settings_are_asked_for_but_for_what_has_its_own_form(qtbot):
     form = Form(Settings, ENTRIES[Settings])
     qtbot.addWidget(form)
-    configs = {"optics", "noise", "rks", "pke", "search", "dip", "richardson_lucy"}
+    configs = {"optics", "noise", "rks", "pke", "search", "dip", "diffusion", "richardson_lucy"}
     assert set(form.editors) == {f.name for f in fields(Settings)} - configs
     defaults = {name: getattr(Settings(), name) for name in form.editors}
     assert form.values() == defaults
@@ -61,6 +63,24 @@ def test_unusual_values_survive(qtbot):
     qtbot.addWidget(form)
     form.set_values(hidden)
     assert PKEConfig(**form.values()) == hidden
+    other = DiffusionConfig(
+        model="owner/name",
+        class_label=0,
+        download=True,
+        sampler="ddim",
+        data_step="gradient",
+        samples=7,
+        left_out=0.0,
+        seek=(0.015, 3.5),
+        first=150.0,
+        last=0.0125,
+        trust=1e-3,
+        noise=2.5e-4,
+    )
+    form = Form(DiffusionConfig)
+    qtbot.addWidget(form)
+    form.set_values(other)
+    assert form.config() == other
     settings = Settings(scale=(3, 3), kernel_size=(15, 15), seed=2**62, axes="CYX", device="cuda:7")
     form = Form(Settings, ENTRIES[Settings])
     qtbot.addWidget(form)
@@ -127,3 +147,74 @@ def test_numbers_are_written_short(qtbot):
     form = Form(DIPConfig)
     qtbot.addWidget(form)
     assert form.editors["gradient_weight"].text() == "0.001"
+
+
+@pytest.fixture
+def choice(qtbot):
+    choice = ModelChoice()
+    qtbot.addWidget(choice)
+    return choice
+
+
+def heard(choice):
+    values = []
+    choice.edited.connect(lambda: values.append(choice.value()))
+    return values
+
+
+@pytest.mark.parametrize(
+    ("button", "dialog"), [("folder", "getExistingDirectory"), ("file", "getOpenFileName")]
+)
+def test_a_model_is_picked(choice, monkeypatch, button, dialog):
+    answers = iter(["/models/church", "", "/models/faces.pt"])
+
+    def ask(*_):
+        answer = next(answers)
+        return answer if dialog == "getExistingDirectory" else (answer, "Weights")
+
+    monkeypatch.setattr(f"qtpy.QtWidgets.QFileDialog.{dialog}", ask)
+    values = heard(choice)
+    for _ in range(3):
+        getattr(choice, button).click()
+    # The dialog that was closed without an answer changes nothing.
+    assert values == ["/models/church", "/models/faces.pt"]
+    assert choice.value() == "/models/faces.pt"
+    assert choice.names.toolTip() == "/models/faces.pt"
+
+
+def test_a_model_is_typed(choice, qtbot):
+    values = heard(choice)
+    line = choice.names.lineEdit()
+    line.clear()
+    qtbot.keyClicks(line, "  google/ddpm ")
+    assert values == []
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+    assert values[-1] == "google/ddpm"
+
+
+def test_a_name_that_begins_as_another_stays_as_typed(choice, qtbot):
+    choice.set_value("google/ddpm-church-256")
+    line = choice.names.lineEdit()
+    line.clear()
+    qtbot.keyClicks(line, "google/ddpm")
+    qtbot.keyClick(line, Qt.Key.Key_Return)
+    assert choice.value() == "google/ddpm"
+
+
+def test_models_that_were_picked_are_listed_once(choice):
+    for name in ("/a", "small", "/a", "/b"):
+        choice.set_value(name)
+        assert choice.value() == name
+    assert choice.names.count() == 3
+
+
+def test_the_shipped_model_is_legible_in_a_narrow_dock(qtbot):
+    form = Form(DiffusionConfig)
+    qtbot.addWidget(form)
+    form.resize(350, 500)
+    form.show()
+    editor = form.editors["model"]
+    line = editor.names.lineEdit()
+    assert line.fontMetrics().horizontalAdvance(line.text()) < line.width()
+    for button in (editor.folder, editor.file):
+        assert button.width() >= button.sizeHint().width()

@@ -1,6 +1,8 @@
 import gc
+import threading
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from napari.layers import Shapes
 from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QApplication
 
+from napari_dkp import estimate
 from napari_dkp._napari import worker
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer
 from napari_dkp._napari.live import LiveLayers
@@ -429,6 +432,105 @@ def test_what_is_wrong_is_said_before_the_run(restorer):
     widget.configs["rks"].editors["line_width"].setText("wide")
     widget._ask()
     assert "Motion width" in widget.estimate.text()
+
+
+def test_a_preset_keeps_the_model_and_brings_its_numbers(restorer):
+    _, widget = restorer
+    editors = widget.configs["diffusion"].editors
+    editors["model"].set_value("owner/name")
+    editors["class_label"].set_value(3)
+    widget.basic.editors["preset"].set_value("paper")
+    found = widget.settings().diffusion
+    assert (found.model, found.class_label) == ("owner/name", 3)
+    assert (found.sampler, found.data_step, found.first) == ("ddpm", "gradient", 100)
+
+
+def test_the_model_of_a_result_comes_back(restorer, idle, fake_run):
+    _, widget = restorer
+    widget.basic.editors["method"].set_value("diffusion")
+    widget.configs["diffusion"].editors["model"].set_value("/models/church")
+    widget.configs["diffusion"].editors["trust"].set_value(0.5)
+    widget.restore()
+    idle()
+    widget.set_settings(Settings())
+    assert widget.settings().diffusion.model == "small"
+    widget.load_settings()
+    found = widget.settings()
+    assert (found.method, found.diffusion.model) == ("diffusion", "/models/church")
+    assert found.diffusion.trust == 0.5
+    widget.copy_snippet()
+    assert "/models/church" in QApplication.clipboard().text()
+
+
+@pytest.fixture
+def diffusing(make_napari_viewer, qtbot):
+    """A viewer with a small image, and the widget with the method chosen; nothing is faked."""
+    viewer = make_napari_viewer()
+    viewer.add_image(np.random.default_rng(0).random((40, 40)), name="cells")
+    widget = RestoreWidget(viewer)
+    qtbot.addWidget(widget)
+    widget.basic.editors["method"].set_value("diffusion")
+    widget.basic.editors["device"].set_value("cpu")
+    widget.advanced.editors["iterations"].set_value(2)
+    return viewer, widget
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("smal", "model: expected 'small', a folder"),
+        ("/no/such/folder", "'/no/such/folder', which does not exist"),
+        ("", "model: expected a name or a path"),
+    ],
+)
+def test_an_unknown_model_is_said_before_and_refused(diffusing, idle, qtbot, model, sentence):
+    _, widget = diffusing
+    editor = widget.configs["diffusion"].editors["model"]
+    editor.names.setCurrentText(model)
+    editor.edited.emit()
+    qtbot.waitUntil(lambda: sentence in widget.estimate.text(), timeout=60_000)
+    assert "color" in widget.estimate.styleSheet()
+    widget.restore()
+    idle()
+    assert sentence in widget.status.text()
+    assert widget.restore_button.isEnabled()
+
+
+def test_a_model_restores_and_its_cost_is_foretold(diffusing, idle, qtbot, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    from tiny_diffusion import saved
+
+    viewer, widget = diffusing
+    widget.configs["diffusion"].editors["model"].set_value(str(saved(tmp_path)))
+    widget._changed()
+    qtbot.waitUntil(lambda: widget.estimate.text().startswith("About "), timeout=60_000)
+    assert "free memory" in widget.estimate.text()
+    widget.restore()
+    idle()
+    assert viewer.layers[HR].data.shape == (80, 80)
+    facts = viewer.layers[HR].metadata[METADATA_KEY]
+    assert (facts["stop"], facts["steps"]) == ("COMPLETED", 2)
+
+
+def test_the_viewer_goes_on_while_a_model_is_read(diffusing, idle, qtbot, monkeypatch):
+    """Weights are read beside the viewer's thread."""
+    from napari_dkp.diffusion import loading
+
+    _, widget = diffusing
+    threads = []
+    load = loading.load
+
+    def slow(*question):
+        threads.append(threading.current_thread())
+        return load(*question)
+
+    monkeypatch.setattr("napari_dkp.plane.load", slow)
+    estimate._probe.cache_clear()
+    widget._changed()
+    qtbot.waitUntil(lambda: bool(threads), timeout=60_000)
+    widget.restore()
+    idle()
+    assert threading.main_thread() not in threads
 
 
 def test_console_snippet_repeats_the_pixels(make_napari_viewer, idle, no_appraisal, qtbot):

@@ -3,7 +3,7 @@
 What a person reads beside it is in `wording`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QSpinBox,
+    QVBoxLayout,
     QWidget,
 )
 from superqt import QLargeIntSpinBox
@@ -83,12 +84,17 @@ class Form(QWidget):
     def _needed(self, name: str) -> bool:
         return self._defaults[name] is MISSING
 
-    def set_values(self, config: Any) -> None:
+    def set_values(self, config: Any, *, but: Collection[str] = ()) -> None:
         """Show the values of a config; fields that this form does not ask for are passed over.
 
-        None shows that what a config needs is not known.
+        Parameters
+        ----------
+        config : None shows that what a config needs is not known.
+        but : fields that stay as they are.
         """
         for name, editor in self.editors.items():
+            if name in but:
+                continue
             if config is not None:
                 show(editor, getattr(config, name))
             else:
@@ -162,6 +168,7 @@ class ModelChoice(QWidget):
         super().__init__()
         self.names = QComboBox()
         self.names.setEditable(True)
+        self.names.setCompleter(None)  # it would make of a name a longer one that begins alike
         self.names.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.names.addItem("Small, comes with it", SHIPPED)
         self.names.setMinimumContentsLength(8)
@@ -170,10 +177,15 @@ class ModelChoice(QWidget):
         self.file = QPushButton("File…")
         self.folder.setToolTip("A folder that diffusers saved, with config.json.")
         self.file.setToolTip("A checkpoint of guided-diffusion, .pt or .safetensors.")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        for part in (self.names, self.folder, self.file):
-            row.addWidget(part)
+        # Below the name, not beside it: paths are long.
+        rows = QVBoxLayout(self)
+        row = QHBoxLayout()
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setSpacing(6)
+        rows.addWidget(self.names)
+        rows.addLayout(row)
+        for button in (self.folder, self.file):
+            row.addWidget(button)
         self.folder.clicked.connect(self._pick_folder)
         self.file.clicked.connect(self._pick_file)
         self.names.currentTextChanged.connect(self.names.setToolTip)

@@ -35,6 +35,7 @@ from napari_dkp._napari.microscope import OpticsFilling
 from napari_dkp._napari.source import Source, kernel_array, layer_axes, source_of
 from napari_dkp._napari.worker import Begun, Drawing, Ended, Job, RunFailed
 from napari_dkp.config import (
+    OF_THE_MODEL,
     DiffusionConfig,
     DIPConfig,
     NoiseConfig,
@@ -448,7 +449,7 @@ class RestoreWidget(QWidget):
         resolved = Settings(preset=preset).resolve()  # type: ignore[arg-type]
         self.advanced.editors["iterations"].set_value(None)  # type: ignore[arg-type]
         for name, form in self.configs.items():
-            form.set_values(getattr(resolved, name))
+            form.set_values(getattr(resolved, name), but=OF_THE_MODEL)
 
     def _set_running(self, running: bool) -> None:
         self._form.setEnabled(not running)
