@@ -35,27 +35,27 @@ TIMES = [0, 1, 7.5, 250, 999]
 FULL_SIZE = {
     "256x256": (
         Guided(256, (1, 1, 2, 2, 4, 4), 2, (8, 16, 32)),
-        Untold(head_channels=64),
+        Untold(head_channels=64, side=256),
     ),
     "256x256 of classes": (
         Guided(256, (1, 1, 2, 2, 4, 4), 2, (8, 16, 32), classes=1000),
-        Untold(head_channels=64),
+        Untold(head_channels=64, side=256),
     ),
     "512x512": (
         Guided(256, (0.5, 1, 1, 2, 2, 4, 4), 2, (16, 32, 64)),
-        Untold(head_channels=64),
+        Untold(head_channels=64, side=512),
     ),
     "128x128": (
         Guided(256, (1, 1, 2, 3, 4), 2, (4, 8, 16), classes=1000),
-        Untold(heads=4),
+        Untold(heads=4, side=128),
     ),
     "64x64": (
         Guided(192, (1, 2, 3, 4), 3, (2, 4, 8), classes=1000),
-        Untold(head_channels=64, new_attention_order=True, cosine=True),
+        Untold(head_channels=64, new_attention_order=True, cosine=True, side=64),
     ),
     "faces": (
         Guided(128, (1, 1, 2, 2, 4, 4), 1, (16,)),
-        Untold(head_channels=64),
+        Untold(head_channels=64, side=256),
     ),
 }
 

@@ -230,6 +230,13 @@ def test_classes_that_a_network_does_not_know_are_refused(tmp_path):
         model_of(saved(tmp_path / "none"), class_label=0)
 
 
+def test_a_network_that_has_to_be_told_a_class_is_not_run_without(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"^class_label: expected 0 to 4, .*told a class; got None"
+    ):
+        model_of(saved(tmp_path, num_class_embeds=5))
+
+
 # Checkpoints of guided-diffusion
 
 TINY = Guided()
@@ -386,7 +393,7 @@ def test_a_model_is_read_once_for_all_planes_and_settings(tmp_path):
 
 def test_what_makes_another_model_is_read_anew(tmp_path):
     folder = saved(tmp_path, num_class_embeds=3)
-    first = model_of(folder)
+    first = model_of(folder, class_label=1)
     assert model_of(folder, class_label=0) is not first
-    config = DiffusionConfig(model=str(folder))
+    config = DiffusionConfig(model=str(folder), class_label=0)
     assert load(config, torch.bfloat16, CPU) is not load(config, torch.float32, CPU)

@@ -129,6 +129,7 @@ def _network(structure: Structure, untold: Untold) -> "UNet2DModel":
         untold.heads_of(channels)  # refuse what diffusers would round
     with torch.device("meta"):
         network = UNet2DModel(
+            sample_size=untold.side,
             in_channels=structure.in_channels,
             out_channels=structure.out_channels,
             time_embedding_dim=time_channels,

@@ -24,6 +24,7 @@ class Untold:
     new_attention_order : queries, keys and values are told apart first and heads second; with
         False the other way round.
     cosine : the noise follows the cosine schedule; with False the linear one.
+    side : of the images it was trained on, pixels, which attention is used to; None if unknown.
 
     Raises
     ------
@@ -35,6 +36,7 @@ class Untold:
     heads: int | None = None
     new_attention_order: bool = False
     cosine: bool = False
+    side: int | None = None
 
     def __post_init__(self) -> None:
         if (self.head_channels is None) == (self.heads is None):
@@ -159,15 +161,17 @@ class Structure:
 # and the number of levels with attention.
 _PUBLISHED = {
     # 256x256_diffusion.pt, 256x256_diffusion_uncond.pt, lsun_*.pt
-    (256, (1, 1, 2, 2, 4, 4), 2, 3): Untold(head_channels=64),
+    (256, (1, 1, 2, 2, 4, 4), 2, 3): Untold(head_channels=64, side=256),
     # 512x512_diffusion.pt and 512x512_diffusion_uncond_finetune_008100.pt, made from it
-    (256, (0.5, 1, 1, 2, 2, 4, 4), 2, 3): Untold(head_channels=64),
+    (256, (0.5, 1, 1, 2, 2, 4, 4), 2, 3): Untold(head_channels=64, side=512),
     # 128x128_diffusion.pt came before heads of 64 channels
-    (256, (1, 1, 2, 3, 4), 2, 3): Untold(heads=4),
+    (256, (1, 1, 2, 3, 4), 2, 3): Untold(heads=4, side=128),
     # 64x64_diffusion.pt alone has the new order and the cosine
-    (192, (1, 2, 3, 4), 3, 3): Untold(head_channels=64, new_attention_order=True, cosine=True),
+    (192, (1, 2, 3, 4), 3, 3): Untold(
+        head_channels=64, new_attention_order=True, cosine=True, side=64
+    ),
     # ffhq_10m.pt and afhq_dog_4m.pt, by the authors of ILVR
-    (128, (1, 1, 2, 2, 4, 4), 1, 1): Untold(head_channels=64),
+    (128, (1, 1, 2, 2, 4, 4), 1, 1): Untold(head_channels=64, side=256),
 }
 
 GROUPS = 32  # in which all channels are normalised

@@ -80,6 +80,11 @@ def _load(config: DiffusionConfig, precision: torch.dtype, device: torch.device)
         expected = f"0 to {classes - 1}" if classes else "None, for the model knows no classes"
         raise ValueError(f"class_label: expected {expected}; got {label}")
     if label is None and classes:
+        if (local := _local(config)) is None or local.is_dir():
+            raise ValueError(
+                f"class_label: expected 0 to {classes - 1}, for the model has to be told a class; "
+                "got None"
+            )
         label = classes - 1  # of converted networks the class that adds nothing
     # Attention compares all pixels that it was trained to see; convolutions look near by.
     attends = any("Attn" in kind for kind in settings.down_block_types)
