@@ -115,6 +115,13 @@ def test_windows_cover_and_overlap(length):
     assert all(0 < after - before <= 52 for before, after in pairwise(starts))
 
 
+def test_many_images_are_seen_in_parts_no_larger_than_a_window():
+    network = Echo()
+    noisy = noisy_image(11, 1, 16, 16)
+    torch.testing.assert_close(model_of(network, "sample", window=32).denoise(noisy, 10), noisy)
+    assert [seen[0] for seen, _, _ in network.seen] == [4, 4, 3]
+
+
 def test_the_class_is_told_to_every_image():
     network = Echo()
     model_of(network, label=7).denoise(noisy_image(3, 1, 8, 8), 10)

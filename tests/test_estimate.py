@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from napari_dkp import estimate as module
-from napari_dkp.config import DIPConfig, PKEConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import (
+    DiffusionConfig,
+    DIPConfig,
+    PKEConfig,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
 from napari_dkp.degradation import Degradation
 from napari_dkp.estimate import Counts, estimate
 from napari_dkp.kernel_estimator import KernelEstimator
@@ -207,3 +214,54 @@ def test_the_device_asked_for_is_checked():
 
 def test_unresolved_settings_will_do():
     assert estimate((40, 40), Settings(device="cpu", preset="fast")).seconds > 0
+
+
+class TestDiffusion:
+    """What a diffusion model costs."""
+
+    @pytest.fixture
+    def asking(self, tmp_path):
+        from tiny_diffusion import saved
+
+        module._probe.cache_clear()
+        yield lambda *, width=8, **config: with_(
+            method="diffusion",
+            kernel_family="gaussian",
+            iterations=4,
+            precision="float32",
+            diffusion=DiffusionConfig(
+                model=str(saved(tmp_path / str(width), block_out_channels=(width, 16))), **config
+            ),
+        )
+        module._probe.cache_clear()
+
+    def test_memory_is_that_of_the_network_until_it_sees_windows(self, asking):
+        settings = asking(width=64)
+        small, large, larger = (
+            estimate((n, n), settings, known_kernel=True).memory for n in (100, 300, 600)
+        )
+        assert large > 5 * small  # the network's tensors
+        assert larger < 2.5 * large  # images alone: four times their pixels
+
+    def test_wider_networks_and_more_samples_take_more(self, asking):
+        narrow, wide, many = (
+            estimate((100, 100), settings).memory
+            for settings in (asking(), asking(width=64), asking(sampler="ddpm", samples=8))
+        )
+        assert wide > 3 * narrow
+        assert many > 3 * narrow
+
+    def test_time_follows_the_steps(self, asking):
+        short, long = (
+            estimate((40, 40), replace(asking(), iterations=n), known_kernel=True).seconds
+            for n in (5, 50)
+        )
+        assert long == pytest.approx(10 * short)
+
+    def test_the_search_for_motion_is_paid(self, asking):
+        of_motion = replace(asking(), kernel_family="line")
+        run = Run(np.random.default_rng(0).random((20, 24)), of_motion)
+        count = Counts.of(run.settings)
+        assert count.search_steps + count.steps == run.n_steps
+        known = estimate((40, 40), of_motion, known_kernel=True)
+        assert estimate((40, 40), of_motion).seconds > known.seconds

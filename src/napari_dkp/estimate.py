@@ -11,7 +11,9 @@ import torch
 
 from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import resolve_device
+from napari_dkp.device import resolve_device, resolve_precision
+from napari_dkp.diffusion.loading import load
+from napari_dkp.diffusion.model import Footprint
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts, kernel_every, search_rounds, standing_after
 from napari_dkp.stack import guess_axes
@@ -75,8 +77,16 @@ def estimate(
             + count.search_steps * probe.search_seconds * larger
             + count.steps * probe.image_seconds * larger
         ),
-        memory=round(probe.bytes * larger),
+        memory=_memory(probe, settings, channels, pixels, larger),
     )
+
+
+def _memory(probe: "_Probe", settings: Settings, channels: int, pixels: int, larger: float) -> int:
+    """Return the bytes of a plane of so many pixels, or so many times larger than the probe's."""
+    if not probe.model or not settings.diffusion:
+        return round(probe.bytes * larger)
+    images = settings.diffusion.samples * (1 if channels == probe.model.channels else channels)
+    return probe.model.bytes(images * pixels) + _DIFFUSED_BYTES * images * pixels
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class _Probe:
     kernel_seconds: float
     warm_up_seconds: float
     bytes: int
+    model: Footprint | None
 
 
 @lru_cache(maxsize=64)
@@ -174,7 +185,15 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         kernel_seconds=kernel_seconds,
         warm_up_seconds=warm_up * warm_up_steps / _PROBE_WARM_UP,
         bytes=_bytes(saved, channels * math.prod(model.domain_shape)),
+        model=_footprint(settings, device),
     )
+
+
+def _footprint(settings: Settings, device: str) -> Footprint | None:
+    if settings.method != "diffusion" or not settings.diffusion:
+        return None
+    on = torch.device(device)
+    return load(settings.diffusion, resolve_precision(settings.precision, on), on).footprint
 
 
 def _bytes(saved: dict[int, int], values: int) -> int:
@@ -193,6 +212,9 @@ def _bytes(saved: dict[int, int], values: int) -> int:
 
 # Penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.
 _COUNTING_BYTES = 550
+# Of each pixel of an image that a diffusion model sees, as measured: x_t in colours, before and
+# after, with their temporaries.
+_DIFFUSED_BYTES = 400
 _PROBE_SIDE = 128
 _PROBE_WARM_UP = 3
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,28 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of a model.
+
+    Attributes
+    ----------
+    weights : bytes.
+    per_pixel : bytes, of each pixel that it sees at once.
+    most : pixels that it sees at once at most.
+    channels : of the images that it knows.
+    """
+
+    weights: int
+    per_pixel: int
+    most: int
+    channels: int
+
+    def bytes(self, pixels: int) -> int:
+        """Return the memory at the peak while images of so many pixels in all are denoised."""
+        return self.weights + self.per_pixel * min(pixels, self.most)
 
 
 class DiffusionModel:
@@ -53,6 +76,14 @@ class DiffusionModel:
         self._alphas = scheduler.alphas_cumprod.double()
         self._log_sigmas = 0.5 * torch.log((1 - self._alphas) / self._alphas)
 
+    @property
+    def footprint(self) -> Footprint:
+        """Memory that it takes, by its finest level, where its largest tensors are."""
+        weights = sum(weight.nbytes for weight in self._network.parameters())
+        tensors = _TENSORS if self._precision == torch.float32 else _HALF_TENSORS
+        per_pixel = 4 * tensors * self._network.config.block_out_channels[0]
+        return Footprint(weights, per_pixel, self._window**2, self.channels)
+
     def time_of(self, sigma: float) -> int:
         """Return t at which the noise, relative to the image, is nearest to `sigma`."""
         return int((self._log_sigmas - math.log(sigma)).abs().argmin())
@@ -66,7 +97,9 @@ class DiffusionModel:
         """Return x̂₀ of images x_t (eq. 21), shape (N, channels, H, W), both."""
         alpha = self.alpha(time)
         signal, noise = math.sqrt(alpha), math.sqrt(1 - alpha)
-        clean = self._predict(noisy, time)
+        # No more pixels at once than a window has, which bounds memory.
+        parts = noisy.split(max(1, self._window**2 // math.prod(noisy.shape[-2:])))
+        clean = torch.cat([self._predict(part, time) for part in parts])
         if self._predicts == "epsilon":
             clean = (noisy - noise * clean) / signal
         elif self._predicts == "v_prediction":
@@ -96,6 +129,10 @@ class DiffusionModel:
             predicted: Tensor = self._network(noisy, times, labels).sample
         return predicted[:, : self.channels].float()
 
+
+# As many float32 tensors of the finest level as take the memory at the peak, as measured.
+_TENSORS = 20
+_HALF_TENSORS = 11
 
 Window = tuple[slice, ...]
 
