@@ -115,6 +115,20 @@ def test_windows_cover_and_overlap(length):
     assert all(0 < after - before <= 52 for before, after in pairwise(starts))
 
 
+@pytest.mark.parametrize("length", range(65, 400, 9))
+def test_windows_that_may_shrink_see_little_twice(length):
+    """As many as of the full size, overlapping by a quarter, give or take what is halved."""
+    network, full = Echo(), Echo()
+    noisy = noisy_image(1, 1, 16, length)
+    shrinking = DiffusionModel(network, scheduler("sample"), 64, shrinks=True)
+    torch.testing.assert_close(shrinking.denoise(noisy, 10), noisy)
+    model_of(full, "sample", window=64).denoise(noisy, 10)
+    assert len(network.seen) == len(full.seen)
+    seen = sum(shape[-1] for shape, _, _ in network.seen)
+    assert seen <= length / 0.75 + 4 * len(network.seen) + 4
+    assert seen <= sum(shape[-1] for shape, _, _ in full.seen)
+
+
 def test_many_images_are_seen_in_parts_no_larger_than_a_window():
     network = Echo()
     noisy = noisy_image(11, 1, 16, 16)

@@ -207,7 +207,7 @@ def test_a_network_that_tells_its_variance_may_be_used(tmp_path):
 )
 def test_attention_sees_as_much_as_in_training(tmp_path, changes, window):
     model = model_of(saved(tmp_path, **changes))
-    assert model._window == window
+    assert (model._window, model._shrinks) == (window, "block" not in changes)
     assert model.denoise(noisy(side=20), TIME).shape == (2, 3, 20, 20)
 
 

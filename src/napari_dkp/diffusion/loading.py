@@ -90,7 +90,7 @@ def _load(config: DiffusionConfig, precision: torch.dtype, device: torch.device)
     attends = any("Attn" in kind for kind in settings.down_block_types)
     sides = settings.sample_size if attends and settings.sample_size else _WINDOW
     window = sides if isinstance(sides, int) else min(sides)
-    return DiffusionModel(network, scheduler, window, label, precision, device)
+    return DiffusionModel(network, scheduler, window, label, precision, device, shrinks=not attends)
 
 
 # Pixels, of networks that see any size: bounds memory.

@@ -47,6 +47,7 @@ class DiffusionModel:
     network : of diffusers; a variance that it predicts too is not used.
     scheduler : its noise schedule.
     window : largest side of what the network sees at once, pixels.
+    shrinks : windows are no larger than they have to be to cover an image with as few.
     class_label : of a class-conditional network; None for others.
     precision : dtype of the convolutions.
     device : to run on.
@@ -60,18 +61,21 @@ class DiffusionModel:
         class_label: int | None = None,
         precision: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        *,
+        shrinks: bool = False,
     ) -> None:
         self._device = torch.device(device)
         self._network = (
             network.eval().requires_grad_(False).to(self._device, memory_format=torch.channels_last)
         )
         self._window = window
+        self._shrinks = shrinks
         self._precision = precision
         self._label = None if class_label is None else torch.tensor([class_label], device=device)
         self._predicts = scheduler.config.prediction_type
         self._clips = scheduler.config.clip_sample
         self.channels: int = network.config.in_channels
-        self._multiple = 2 ** (len(network.config.block_out_channels) - 1)
+        self._multiple: int = 2 ** (len(network.config.block_out_channels) - 1)
         # ᾱ_t, float64, shape (T,).
         self._alphas = scheduler.alphas_cumprod.double()
         self._log_sigmas = 0.5 * torch.log((1 - self._alphas) / self._alphas)
@@ -110,16 +114,28 @@ class DiffusionModel:
         """Return what the network makes of x_t, blended from windows."""
         rows, columns = noisy.shape[-2:]
         padded = _padded(noisy, self._multiple)
-        places = [_starts(n, self._window, self._multiple) for n in padded.shape[-2:]]
+        sides = [self._side(n) for n in padded.shape[-2:]]
+        places = [
+            _starts(n, side, self._multiple)
+            for n, side in zip(padded.shape[-2:], sides, strict=True)
+        ]
         if all(len(starts) == 1 for starts in places):
             return self._forward(padded, time)[..., :rows, :columns]
         blended = torch.zeros_like(padded)
         weight = torch.zeros_like(padded[:1, :1])
-        for window, share in _windows(places, padded.shape[-2:], self._window):
+        for window, share in _windows(places, sides):
             share = share.to(padded)
             blended[window] += share * self._forward(padded[window], time)
             weight[window] += share
         return (blended / weight)[..., :rows, :columns]
+
+    def _side(self, length: int) -> int:
+        """Return the side of the windows along an axis."""
+        if length <= self._window or not self._shrinks:
+            return min(length, self._window)
+        count = len(_starts(length, self._window, self._multiple))
+        side = length / (1 + _NEXT * (count - 1))
+        return min(self._window, math.ceil(side / self._multiple) * self._multiple)
 
     def _forward(self, noisy: Tensor, time: int) -> Tensor:
         times = torch.full((len(noisy),), time, device=self._device)
@@ -138,10 +154,9 @@ Window = tuple[slice, ...]
 
 
 def _windows(
-    places: Sequence[Sequence[int]], shape: Sequence[int], side: int
+    places: Sequence[Sequence[int]], sides: Sequence[int]
 ) -> Iterator[tuple[Window, Tensor]]:
     """Yield windows over the last two axes, and how much each of their pixels counts."""
-    sides = [min(side, n) for n in shape]
     down, right = (_hat(n, len(starts) > 1) for n, starts in zip(sides, places, strict=True))
     share = down[:, None] * right
     for top in places[0]:
@@ -154,9 +169,13 @@ def _starts(length: int, side: int, multiple: int) -> list[int]:
     """Return where windows begin that overlap by a quarter of their side at least."""
     if length <= side:
         return [0]
-    count = 1 + math.ceil((length - side) / (0.75 * side))
+    count = 1 + math.ceil((length - side) / (_NEXT * side))
     step = (length - side) / (count - 1)
     return [min(round(index * step / multiple) * multiple, length - side) for index in range(count)]
+
+
+# Share of its side after which the next window begins.
+_NEXT = 0.75
 
 
 def _hat(length: int, blends: bool) -> Tensor:
