@@ -40,9 +40,8 @@ class Row:
         """Return resolved settings; `common` holds what all rows share, e.g. scale and seed."""
         if self.family is not None:
             common["kernel_family"] = self.family
-        base = Settings(
-            preset=self.preset, precision=self.precision, method=self.method, **common
-        ).resolve()
+        common = {"method": self.method, **common}
+        base = Settings(preset=self.preset, precision=self.precision, **common).resolve()
         if not (base.rks and base.pke and base.search and base.dip and base.diffusion):
             raise ValueError("settings: expected resolved settings; got some with open fields")
         return replace(
@@ -91,7 +90,6 @@ DIFFUSION = {
     "diffusion: no PKE data term": Row(method="diffusion", pke={"data_weight": 0.0}),
     "diffusion: no data step": Row(method="diffusion", diffusion={"trust": 1e-6}),
     "diffusion: gradient data step": Row(method="diffusion", diffusion={"data_step": "gradient"}),
-    "diffusion: no samples left out": Row(method="diffusion", diffusion={"left_out": 0.0}),
     "diffusion: DDPM": Row(method="diffusion", diffusion={"sampler": "ddpm", "first": 10.0}),
     "diffusion: DDPM, mean of 8": Row(
         method="diffusion", diffusion={"sampler": "ddpm", "first": 10.0, "samples": 8}

@@ -128,7 +128,7 @@ def test_a_diffusion_model_restores(cells, tmp_path, model, method):
     assert stored.diffusion.model == str(model)
     assert stored.diffusion.download is False
     assert io.read(out).image.shape == (40, 32)
-    assert "trained network (diffusion)" in result.stderr
+    assert "diffusion model (diffusion)" in result.stderr
 
 
 def test_a_settings_file_repeats_the_model_and_its_numbers(cells, tmp_path, model):

@@ -251,8 +251,6 @@ class DiffusionConfig:
         "ddpm" and "ddim" are the published ones, the kernel sought at every step.
     data_step : "proximal", in closed form, or, as published, "gradient".
     samples : images that "ddpm" draws, whose mean is handed out.
-    left_out : share of LR samples that the image does not see while "anneal" seeks the kernel: an
-        image that fits all of them bears out whatever kernel it has.
     seek : noise levels of the last and the first step in which "anneal" seeks the kernel.
     first, last : noise levels of the first and the last step that form the image.
     trust : weight of the data against the model, which is surer of itself than it should be; 1 is
@@ -266,7 +264,6 @@ class DiffusionConfig:
     sampler: DiffusionSampler = "anneal"
     data_step: DataStepName = "proximal"
     samples: int = 1
-    left_out: float = 0.3
     seek: Interval = (0.15, 3.0)
     first: float = 1.0
     last: float = 0.02
@@ -283,7 +280,6 @@ class DiffusionConfig:
         _checks.choice("sampler", self.sampler, DIFFUSION_SAMPLERS)
         _checks.choice("data_step", self.data_step, DATA_STEPS)
         _integer(self, "samples", 1, 64)
-        _number(self, "left_out", 0.0, 0.9)
         _store(self, "seek", _checks.interval("seek", self.seek, 1e-3, 100.0))
         _number(self, "first", 1e-3, 200.0)
         _number(self, "last", 1e-3, self.first)

@@ -139,10 +139,6 @@ class Parts:
         self._precision = resolve_precision(settings.precision, data.device)
         self._diagnostics = settings.diagnostics
         self._n_updates = standing_after(settings)
-        self._seen: Tensor | None = None  # while the kernel is sought
-        if self._method == "diffusion" and self._n_updates is not None:
-            drawn = torch.rand(data.shape[1:], generator=make_generator(settings.seed))
-            self._seen = (drawn >= self._diffusion.left_out).to(data.device)
         self._width_spread: float | None = None  # of the kernel, once optics are found
 
     def restorer(self, generator: RandomGenerator, *, seeks: bool = True) -> Restorer:
@@ -167,7 +163,6 @@ class Parts:
                 (self._n_updates or 0) if seeks else 0,
                 generator,
                 self._variances,
-                self._seen,
             )
         return self._make_dip(self._dip, self.n_steps, generator)
 
@@ -235,8 +230,17 @@ class Parts:
             # narrow: what the image says of the kernel counts little beside what is known of it.
             rks = replace(rks, confidence=min(rks.confidence, _COUNTING_CONFIDENCE))
             pke = replace(pke, data_weight=0.0)
+        # Of what a diffusion model expects of an image, fine structure is the most nearly right.
+        whitened = self._method == "diffusion" and self._weights is None
         return DynamicKernelPrior(
-            self._model, self._data, family, rks, pke, generator, weights=self._weights
+            self._model,
+            self._data,
+            family,
+            rks,
+            pke,
+            generator,
+            whitened=whitened,
+            weights=self._weights,
         )
 
     def _with_optics(self, rks: RKSConfig) -> RKSConfig:

@@ -264,12 +264,6 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             names={"proximal": "In closed form", "gradient": "Gradient, as published"},
         ),
         "samples": Entry("Samples", "Images to draw and average, sampler DDPM.", 1, 64),
-        "left_out": Entry(
-            "Left out",
-            "Share of pixels that the image does not see while the kernel is sought.",
-            0,
-            0.9,
-        ),
         "seek": Entry("Noise, kernel", "Last and first noise level while the kernel is sought."),
         "first": Entry("Noise, first", "Noise level of the first step.", 1e-3, 200),
         "last": Entry("Noise, last", "Noise level of the last step.", 1e-3, 200),

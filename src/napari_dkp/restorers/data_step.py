@@ -13,14 +13,14 @@ class DataStep:
     ----------
     model : forward model of the plane.
     data : y, shape (C, *lr_shape).
-    variance : of each sample's noise relative to the least, shape of `data`; infinite where a
-        sample is not to be seen. None for ones. May be set anew at any time.
+    variance : of each sample's noise relative to the least, shape of `data`; None for
+        ones.
     """
 
     def __init__(self, model: Degradation, data: Tensor, variance: Tensor | None = None) -> None:
         self._model = model
         self._data = data
-        self.variance = variance
+        self._variance = variance
         self._transfer = self._power = torch.empty(0)
 
     def set_kernel(self, kernel: Tensor) -> None:
@@ -47,24 +47,21 @@ class DataStep:
         """
         model = self._model
         tiles = model.lr_shape == model.lattice_shape
-        if self.variance is None and tiles:
+        if self._variance is None and tiles:
             return image + self._spread(self._filtered(residual, 1 / (self._power + alpha)))
-        variance = torch.ones_like(self._data) if self.variance is None else self.variance
-        seen = variance.isfinite()
-        variance = torch.where(seen, variance, 1.0)
-        usual = (variance * seen).sum() / seen.sum()
-        power = self._power.mean()
+        variance = torch.ones_like(self._data) if self._variance is None else self._variance
+        usual, power = variance.mean(), self._power.mean()
         inverse = 1 / (self._power + alpha * usual)
-        share = seen * ((power + alpha * usual) / (power + alpha * variance)).sqrt()
+        share = ((power + alpha * usual) / (power + alpha * variance)).sqrt()
 
         def product(samples: Tensor) -> Tensor:
-            return seen * self._filtered(samples, self._power) + alpha * variance * samples
+            return self._filtered(samples, self._power) + alpha * variance * samples
 
         def preconditioned(samples: Tensor) -> Tensor:
             return share * self._filtered(share * samples, inverse)
 
         solution = torch.zeros_like(residual)
-        rest = seen * residual
+        rest = residual
         direction = ahead = preconditioned(rest)
         energy = _energy(rest, ahead)
         for _ in range(_STEPS):
@@ -85,8 +82,8 @@ class DataStep:
         image : z, shape (..., C, *domain_shape).
         residual : of z.
         """
-        if self.variance is not None:
-            residual = residual / self.variance
+        if self._variance is not None:
+            residual = residual / self._variance
         return image + self._spread(residual) / self._power.max()
 
     def _spread(self, samples: Tensor) -> Tensor:

@@ -67,8 +67,6 @@ class DiffusionRestorer:
     n_seeking : first steps, in which the kernel is sought; 0 where it is known.
     generator : CPU generator of all noise.
     variance : of the noise of each datum, shape of `data`, normalised; None where it is not known.
-    seen : samples that the image is held to while the kernel is sought, bool, shape (h, w); None
-        for all.
     """
 
     def __init__(
@@ -82,7 +80,6 @@ class DiffusionRestorer:
         n_seeking: int,
         generator: Generator,
         variance: Tensor | None = None,
-        seen: Tensor | None = None,
     ) -> None:
         self._model = model
         self._black, white = bounds
@@ -97,11 +94,6 @@ class DiffusionRestorer:
             least = float(variance.min())
             relative = variance / least
         self._noise_variance = least / config.trust
-        self._relative = relative
-        self._n_seeking = n_seeking
-        if seen is not None and n_seeking:
-            ones = torch.ones_like(scaled)
-            relative = torch.where(seen, ones if relative is None else relative, torch.inf)
         self._data_step = DataStep(model, scaled, relative)
         self._kernel: Tensor | None = None
         self._levels = levels(diffusion, config, n_steps, n_seeking)
@@ -120,8 +112,6 @@ class DiffusionRestorer:
             self._kernel = kernel
             self._data_step.set_kernel(kernel)
             self._residual = self._data_step.residual(self._clean)
-        if self._steps == self._n_seeking:
-            self._data_step.variance = self._relative
         level = self._levels[self._steps]
         self._steps += 1
         noisy = self._noisy(self._refined(), level)
