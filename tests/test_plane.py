@@ -70,7 +70,7 @@ def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
     rks = replace(TINY["rks"], sampler=sampler)
     parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
     assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
-    assert priors == [(drawn, rks, TINY["pke"], {"weights": None})]
+    assert priors == [(drawn, rks, TINY["pke"], {"whitened": False, "weights": None})]
 
 
 def test_photons_weigh_image_and_kernel_alike(priors):

@@ -70,7 +70,6 @@ def test_unusual_values_survive(qtbot):
         sampler="ddim",
         data_step="gradient",
         samples=7,
-        left_out=0.0,
         seek=(0.015, 3.5),
         first=150.0,
         last=0.0125,
