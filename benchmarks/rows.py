@@ -88,6 +88,7 @@ DIFFUSION = {
         method="diffusion", rks={"sampler": "paper", "draws": 1}
     ),
     "diffusion: no PKE data term": Row(method="diffusion", pke={"data_weight": 0.0}),
+    "diffusion: no trials": Row(method="diffusion", diffusion={"trials": 0}),
     "diffusion: no data step": Row(method="diffusion", diffusion={"trust": 1e-6}),
     "diffusion: gradient data step": Row(method="diffusion", diffusion={"data_step": "gradient"}),
     "diffusion: DDPM": Row(method="diffusion", diffusion={"sampler": "ddpm", "first": 10.0}),

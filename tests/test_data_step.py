@@ -36,10 +36,8 @@ class Problem:
         self.data = rand(1, *lr_shape)
         self.image = rand(1, *shape)
 
-    def step(self, variance=None):
-        step = DataStep(self.model, self.data, variance)
-        step.set_kernel(self.kernel)
-        return step
+    def step(self, variance=None, n_steps=4):
+        return DataStep(self.model, self.data, self.kernel, variance, n_steps)
 
     def minimum(self, variance=None):
         weights = torch.ones_like(self.data) if variance is None else 1 / variance
@@ -89,6 +87,20 @@ def test_elsewhere_the_minimum_is_nearly_reached(case, variance, boundary):
     expected = problem.minimum(given)
     moved = float((expected - problem.image).norm())
     assert float((found - expected).norm()) < 0.03 * moved
+
+
+@pytest.mark.parametrize("case", CIRCULAR)
+def test_samples_that_are_left_out_say_nothing(case):
+    problem = Problem(*case, "circular")
+    left_out = torch.rand(problem.data.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    variance = torch.where(left_out, 1e6, 1.0).double()
+    found = []
+    for offset in (0.0, 1.0):
+        problem.data += offset * left_out
+        step = problem.step(variance, n_steps=40)
+        found.append(step.proximal(problem.image, step.residual(problem.image), ALPHA))
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[1], problem.minimum(variance), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("case", CIRCULAR)

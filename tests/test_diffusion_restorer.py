@@ -19,8 +19,9 @@ BLACK_TO_WHITE = (-1.0, 1.0)  # the model's own units
 def restorer_of(model, data, diffusion, config, n_steps, n_seeking=None, seed=0, **options):
     seeking = n_steps if n_seeking is None else n_seeking
     generator = torch.Generator().manual_seed(seed)
+    planned = levels(diffusion, config, n_steps, seeking)
     return DiffusionRestorer(
-        model, data, BLACK_TO_WHITE, diffusion, config, n_steps, seeking, generator, **options
+        model, data, BLACK_TO_WHITE, diffusion, config, planned, generator, **options
     )
 
 
@@ -256,14 +257,14 @@ def test_intensities_are_mapped_to_black_and_white_and_back():
     kernel = torch.full((5, 5), 0.04)
     estimates = []
     for low, half in ((-1.0, 1.0), (100.0, 25.0)):
+        white = GaussianField(torch.ones(16, 16))
         restorer = DiffusionRestorer(
             model,
             (data + 1) * half + low,
             (low, low + 2 * half),
-            GaussianField(torch.ones(16, 16)),
+            white,
             DiffusionConfig(),
-            6,
-            3,
+            levels(white, DiffusionConfig(), 6, 3),
             torch.Generator().manual_seed(0),
         )
         for _ in range(6):

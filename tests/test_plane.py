@@ -15,13 +15,13 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
+from napari_dkp.optics_trials import AiryIntervals
 from napari_dkp.plane import Parts, search_rounds
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import Round
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.state import State, Stop
-from napari_dkp.trials import AiryIntervals
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,8 @@ class DiffusionConfig:
     data_step : "proximal", in closed form, or, as published, "gradient".
     samples : images that "ddpm" draws, whose mean is handed out.
     seek : noise levels of the last and the first step in which "anneal" seeks the kernel.
+    trials : rounds in which "anneal" then settles a Gaussian kernel by how well restorations from
+        some samples foretell the others; 0 leaves it as it was found.
     first, last : noise levels of the first and the last step that form the image.
     trust : weight of the data against the model, which is surer of itself than it should be; 1 is
         that of Bayes' rule.
@@ -265,6 +267,7 @@ class DiffusionConfig:
     data_step: DataStepName = "proximal"
     samples: int = 1
     seek: Interval = (0.15, 3.0)
+    trials: int = 2
     first: float = 1.0
     last: float = 0.02
     trust: float = 4.0
@@ -281,6 +284,7 @@ class DiffusionConfig:
         _checks.choice("data_step", self.data_step, DATA_STEPS)
         _integer(self, "samples", 1, 64)
         _store(self, "seek", _checks.interval("seek", self.seek, 1e-3, 100.0))
+        _integer(self, "trials", 0, 100)
         _number(self, "first", 1e-3, 200.0)
         _number(self, "last", 1e-3, self.first)
         _number(self, "trust", 1e-6, 1e6)
@@ -558,9 +562,15 @@ class _Preset:
 
 
 _PRESETS = {
-    "fast": _Preset(160, 16, rks=RKSConfig(updates=29), search=SearchConfig(rounds=4, steps=50)),
+    "fast": _Preset(
+        160,
+        16,
+        rks=RKSConfig(updates=29),
+        search=SearchConfig(rounds=4, steps=50),
+        diffusion=DiffusionConfig(trials=1),
+    ),
     "balanced": _Preset(400, 24),
-    "best": _Preset(600, 40, search=SearchConfig(rounds=10)),
+    "best": _Preset(600, 40, search=SearchConfig(rounds=10), diffusion=DiffusionConfig(trials=3)),
     "paper": _Preset(
         1000,
         100,

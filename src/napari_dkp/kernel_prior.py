@@ -1,5 +1,7 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -91,11 +93,18 @@ class StandingKernel:
     ----------
     prior : seeks it.
     updates : after so many, the kernel stands at the mean of their last third.
+    settle : makes of that mean the kernel that stands; None takes it as it is.
     """
 
-    def __init__(self, prior: KernelPrior, updates: int) -> None:
+    def __init__(
+        self,
+        prior: KernelPrior,
+        updates: int,
+        settle: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self._prior = prior
         self._updates = updates
+        self._settle = settle
         self._done = 0
         self._late: list[Tensor] = []
         self._standing: Tensor | None = None
@@ -109,7 +118,10 @@ class StandingKernel:
         if self._done > _SETTLED * self._updates:
             self._late.append(kernel)
         if self._done == self._updates:
-            kernel = self._standing = torch.stack(self._late).mean(0)
+            kernel = torch.stack(self._late).mean(0)
+            if self._settle is not None:
+                kernel = self._settle(kernel)
+            self._standing = kernel
         return kernel
 
 

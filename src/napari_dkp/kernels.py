@@ -24,6 +24,14 @@ def gaussian(covariance: Tensor, shape: Shape, centre: Centre) -> Tensor:
     return _finish(torch.softmax(exponent, 1), shape, centre)
 
 
+def covariance(kernels: Tensor, centre: Centre) -> Tensor:
+    """Return the second moments of kernels (N, *shape) about their centroids, shape (N, d, d)."""
+    shape = tuple(kernels.shape[1:])
+    offsets = _offsets(shape, centre, kernels)
+    flat = kernels.flatten(1) / kernels.flatten(1).sum(1, keepdim=True)
+    return _covariance(flat, flat @ offsets, _products(offsets))
+
+
 def line(length: Tensor, angle: Tensor, width: Tensor, shape: Shape, centre: Centre) -> Tensor:
     """Return linear motions: a segment swept by a Gaussian, in closed form.
 
@@ -95,8 +103,7 @@ def _newton_step(flat: Tensor, offsets: Tensor, products: Tensor, tilt: Tensor) 
     weights = _tilted(flat, offsets, tilt)
     mean = weights @ offsets
     with torch.no_grad():
-        spread = (weights @ products).unflatten(1, 2 * offsets.shape[1:])
-        spread = spread - mean[:, :, None] * mean[:, None]
+        spread = _covariance(weights, mean, products)
         spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
         inverse = torch.linalg.inv_ex(spread).inverse  # without a look at the host
     step: Tensor = (inverse @ mean[:, :, None])[..., 0]
@@ -108,6 +115,12 @@ _RIDGE = 1e-4
 # Nepers per pixel: enough to pull a wide kernel by several pixels, too little to overflow.
 _MAX_TILT = 3.0
 _MAX_TILT_STEP = 0.5
+
+
+def _covariance(weights: Tensor, mean: Tensor, products: Tensor) -> Tensor:
+    """Return E[u uᵀ] - E[u] E[u]ᵀ under weights (N, taps), shape (N, d, d)."""
+    second: Tensor = (weights @ products).unflatten(1, 2 * mean.shape[1:])
+    return second - mean[:, :, None] * mean[:, None]
 
 
 def _offsets(shape: Shape, centre: Centre, like: Tensor) -> Tensor:

@@ -18,12 +18,15 @@ from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, RKSCo
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
 from napari_dkp.diffusion.loading import load
+from napari_dkp.diffusion.model import DiffusionModel
+from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
+from napari_dkp.optics_trials import try_optics
 from napari_dkp.randomness import make_generator
 from napari_dkp.report import Report, examine
 from napari_dkp.restorers.counting import CountingRestorer
-from napari_dkp.restorers.diffusion import DiffusionRestorer
+from napari_dkp.restorers.diffusion import DiffusionRestorer, levels
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.restorers.photon_halves import PhotonHalves
@@ -31,7 +34,6 @@ from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import Stop
-from napari_dkp.trials import try_optics
 
 
 def fit(
@@ -132,7 +134,6 @@ class Parts:
         # Of photographs, whose noise is that of no camera, all samples count alike.
         counted = settings.kernel_family in OPTICS_FAMILIES
         self._weights = noise.weights(data) if counted else None
-        self._variances = noise.variances(data)
         self._search = settings.search
         self._dip = settings.dip
         self._diffusion = settings.diffusion
@@ -153,23 +154,29 @@ class Parts:
             halves = self._halves(generator)
             return CountingRestorer(self._model, halves, self._richardson_lucy)
         if self._method == "diffusion":
+            diffusion = self._load_diffusion()
+            n_seeking = (self._n_updates or 0) if seeks else 0
             return DiffusionRestorer(
                 self._model,
                 self._data,
                 self._bounds,
-                load(self._diffusion, self._precision, self._data.device),
+                diffusion,
                 self._diffusion,
-                self.n_steps,
-                (self._n_updates or 0) if seeks else 0,
+                levels(diffusion, self._diffusion, self.n_steps, n_seeking),
                 generator,
-                self._variances,
+                self._noise.variances(self._data),
             )
         return self._make_dip(self._dip, self.n_steps, generator)
 
     def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
         """Return a fresh kernel prior for that image."""
         prior = self._make_prior(generator)
-        return prior if self._n_updates is None else StandingKernel(prior, self._n_updates)
+        if self._n_updates is None:
+            return prior
+        settle = None
+        if self._method == "diffusion" and self._family == "gaussian" and self._diffusion.trials:
+            settle = partial(self._try_gaussians, generator=generator)
+        return StandingKernel(prior, self._n_updates, settle)
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
         """Return a restorer for the search: of a motion, a small network.
@@ -254,6 +261,21 @@ class Parts:
         optics = try_optics(self._model, self._data, self._noise, cutoff, rks.damping, self._seed)
         self._width_spread = optics.spread
         return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
+
+    def _try_gaussians(self, kernel: Tensor, generator: RandomGenerator) -> Tensor:
+        return try_gaussians(
+            self._model,
+            self._data,
+            self._noise.variances(self._data),
+            self._bounds,
+            self._load_diffusion(),
+            self._diffusion,
+            kernel,
+            generator,
+        )
+
+    def _load_diffusion(self) -> DiffusionModel:
+        return load(self._diffusion, self._precision, self._data.device)
 
     def _halves(self, generator: RandomGenerator) -> PhotonHalves:
         return PhotonHalves(self._model, self._data, self._noise, generator)

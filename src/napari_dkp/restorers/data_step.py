@@ -7,26 +7,32 @@ from napari_dkp.degradation import Degradation
 
 
 class DataStep:
-    """Moves images towards the samples.
+    """Moves images towards the samples that one kernel makes of them.
 
     Parameters
     ----------
     model : forward model of the plane.
     data : y, shape (C, *lr_shape).
-    variance : of each sample's noise relative to the least, shape of `data`; None for
-        ones.
+    kernel : shape (*K,).
+    variance : of each sample's noise relative to the least, shape of `data`; None for ones.
+    n_steps : conjugate gradients of a proximal step. A few leave an error that is small beside what
+        the next noise level changes, unless variances differ as of samples that are left out.
     """
 
-    def __init__(self, model: Degradation, data: Tensor, variance: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: Degradation,
+        data: Tensor,
+        kernel: Tensor,
+        variance: Tensor | None = None,
+        n_steps: int = 4,
+    ) -> None:
         self._model = model
         self._data = data
         self._variance = variance
-        self._transfer = self._power = torch.empty(0)
-
-    def set_kernel(self, kernel: Tensor) -> None:
-        """Take a kernel, shape (*K,), for the steps that follow."""
-        self._transfer = self._model.transfer(kernel)
-        self._power = self._model.sampled_power(self._transfer)
+        self._n_steps = n_steps
+        self._transfer = model.transfer(kernel)
+        self._power = model.sampled_power(self._transfer)
 
     def residual(self, image: Tensor) -> Tensor:
         """Return y - A x, shape (..., C, *lr_shape), for an image on the domain."""
@@ -50,7 +56,7 @@ class DataStep:
         if self._variance is None and tiles:
             return image + self._spread(self._filtered(residual, 1 / (self._power + alpha)))
         variance = torch.ones_like(self._data) if self._variance is None else self._variance
-        usual, power = variance.mean(), self._power.mean()
+        usual, power = 1 / (1 / variance).mean(), self._power.mean()
         inverse = 1 / (self._power + alpha * usual)
         share = ((power + alpha * usual) / (power + alpha * variance)).sqrt()
 
@@ -62,13 +68,13 @@ class DataStep:
 
         solution = torch.zeros_like(residual)
         rest = residual
-        direction = ahead = preconditioned(rest)
-        energy = _energy(rest, ahead)
-        for _ in range(_STEPS):
-            image_of = product(direction)
-            step = energy / _energy(direction, image_of).clamp_min(_TINY)
+        direction = preconditioned(rest)
+        energy = _energy(rest, direction)
+        for _ in range(self._n_steps):
+            explained = product(direction)
+            step = energy / _energy(direction, explained).clamp_min(_TINY)
             solution = solution + step * direction
-            rest = rest - step * image_of
+            rest = rest - step * explained
             ahead = preconditioned(rest)
             before, energy = energy, _energy(rest, ahead)
             direction = ahead + energy / before.clamp_min(_TINY) * direction
@@ -105,6 +111,4 @@ def _energy(one: Tensor, other: Tensor) -> Tensor:
     return product
 
 
-# From here on the error is small beside what the next noise level changes.
-_STEPS = 4
 _TINY = 1e-30

@@ -1,6 +1,7 @@
 """A diffusion model as image restorer (Diff-DKP, eqs. 21-24, Alg. 3)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -63,10 +64,10 @@ class DiffusionRestorer:
     bounds : intensities that the diffusion model is to take for black and white, normalised.
     diffusion : the model.
     config : numbers of the method.
-    n_steps : planned steps.
-    n_seeking : first steps, in which the kernel is sought; 0 where it is known.
+    levels : one for each step, see `levels` and `refining`.
     generator : CPU generator of all noise.
     variance : of the noise of each datum, shape of `data`, normalised; None where it is not known.
+    data_steps : see `DataStep`.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class DiffusionRestorer:
         bounds: tuple[float, float],
         diffusion: Denoiser,
         config: DiffusionConfig,
-        n_steps: int,
-        n_seeking: int,
+        levels: Sequence[Level],
         generator: Generator,
         variance: Tensor | None = None,
+        data_steps: int = 4,
     ) -> None:
         self._model = model
         self._black, white = bounds
@@ -88,29 +89,34 @@ class DiffusionRestorer:
         self._generator = generator
         self._gradient = config.data_step == "gradient"
         self._scaled = scaled = self._as_diffused(data)
-        least, relative = config.noise**2, None
+        least, self._relative = config.noise**2, None
         if variance is not None:
             variance = (variance / self._half_range**2).clamp_min(least)
             least = float(variance.min())
-            relative = variance / least
+            self._relative = variance / least
         self._noise_variance = least / config.trust
-        self._data_step = DataStep(model, scaled, relative)
+        self._data_steps = data_steps
         self._kernel: Tensor | None = None
-        self._levels = levels(diffusion, config, n_steps, n_seeking)
-        self._steps = 0
-        # x̂₀ of each sample, shape (S, C, *domain_shape), and its residual
+        # x̂₀ of each sample, shape (S, C, *domain_shape)
         start = model.extend(model.upsample(scaled))
         self._clean = start.expand(config.samples, *start.shape)
-        self._residual = torch.empty(0)
-        self._variance = 1 - self._levels[0].alpha  # of x̂₀ about x, at most
         self._before = self._clean, 1.0  # x_t and ᾱ_t of the level before
+        self.take_up(levels)
+
+    def take_up(self, levels: Sequence[Level]) -> None:
+        """Go on from here at other levels; a shallow copy goes its own way."""
+        self._levels = levels
+        self._steps = 0
+        self._variance = 1 - levels[0].alpha  # of x̂₀ about x, at most
 
     @torch.no_grad()
     def step(self, kernel: Tensor) -> RestorerStep:
         """Refine x̂₀ under `kernel`, shape (K, K), and predict it anew at the next noise level."""
         if kernel is not self._kernel:
             self._kernel = kernel
-            self._data_step.set_kernel(kernel)
+            self._data_step = DataStep(
+                self._model, self._scaled, kernel, self._relative, self._data_steps
+            )
             self._residual = self._data_step.residual(self._clean)
         level = self._levels[self._steps]
         self._steps += 1
@@ -181,15 +187,27 @@ class DiffusionRestorer:
 def levels(
     diffusion: Denoiser, config: DiffusionConfig, n_steps: int, n_seeking: int
 ) -> list[Level]:
-    """Return the noise levels of a run; parameters as of `DiffusionRestorer`."""
+    """Return the noise levels of a run.
+
+    Parameters
+    ----------
+    diffusion : the model.
+    config : numbers of the method.
+    n_steps : planned steps.
+    n_seeking : first steps, in which the kernel is sought; 0 where it is known.
+    """
     if config.sampler != "anneal":
         return _drawn(diffusion, _falling(config.first, config.last, n_steps), config.sampler)
     low, high = config.seek
-    finishing = [
-        Level(*_time(diffusion, sigma), kept=0, fresh=0)
-        for sigma in _falling(config.first, config.last, n_steps - n_seeking)
+    sought = _drawn(diffusion, _falling(high, low, n_seeking), "ddpm")
+    return sought + refining(diffusion, config.first, config.last, n_steps - n_seeking)
+
+
+def refining(diffusion: Denoiser, first: float, last: float, count: int) -> list[Level]:
+    """Return levels from `first` to `last` at which an image is refined without noise."""
+    return [
+        Level(*_time(diffusion, sigma), kept=0, fresh=0) for sigma in _falling(first, last, count)
     ]
-    return _drawn(diffusion, _falling(high, low, n_seeking), "ddpm") + finishing
 
 
 def _drawn(diffusion: Denoiser, sigmas: list[float], sampler: str) -> list[Level]:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from napari_dkp import trials
+from napari_dkp import optics_trials
 from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
+from napari_dkp.optics_trials import AiryIntervals, try_optics
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.restorers.risk import Risk
 from napari_dkp.spectrum import Cutoff
-from napari_dkp.trials import AiryIntervals, try_optics
 from napari_dkp.windows import liveliest
 
 SIDE = 80
@@ -138,7 +138,7 @@ def test_kernels_are_compared_by_the_risk_of_the_same_photons_in_the_same_passba
             super().__init__(model, halves, patience, judge)
             made.append((halves, judge))
 
-    monkeypatch.setattr(trials, "RichardsonLucyRestorer", Recorded)
+    monkeypatch.setattr(optics_trials, "RichardsonLucyRestorer", Recorded)
     try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, 0)
     assert len(made) == 9
     halves, judge = made[0]
@@ -168,8 +168,8 @@ def test_the_window_is_where_the_structure_is(corner):
     row, column = corner
     spot = (slice(row, row + 100), slice(column, column + 100))
     data[1, *spot] += torch.rand(100, 100, generator=torch.Generator().manual_seed(1))
-    rows, columns = liveliest(data, trials._WINDOW)
-    assert (rows.stop - rows.start, columns.stop - columns.start) == (trials._WINDOW,) * 2
+    rows, columns = liveliest(data, optics_trials._WINDOW)
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (optics_trials._WINDOW,) * 2
     assert rows.start <= row
     assert rows.stop >= row + 100
     assert columns.start <= column
@@ -179,10 +179,10 @@ def test_the_window_is_where_the_structure_is(corner):
 @pytest.mark.parametrize("shape", [(20, 300), (256, 256), (257, 30), (1000, 700)])
 def test_the_window_lies_within_the_plane(shape):
     data = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
-    for window, n in zip(liveliest(data, trials._WINDOW), shape, strict=True):
+    for window, n in zip(liveliest(data, optics_trials._WINDOW), shape, strict=True):
         assert window.start >= 0
         assert window.stop <= n
-        assert window.stop - window.start == min(n, trials._WINDOW)
+        assert window.stop - window.start == min(n, optics_trials._WINDOW)
 
 
 def test_light_narrows_the_spread_of_the_cutoff_and_the_dark_does_not():
@@ -205,5 +205,5 @@ def test_an_outer_candidate_that_does_best_narrows_nothing():
     offsets = 0.18 * torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     prior = -0.5 * (offsets / 0.35) ** 2
     outer, middle = (torch.tensor(w, dtype=torch.float64) for w in ([0, 0, 1], [0, 1, 0]))
-    assert trials._spread(0.35, offsets, prior, outer) == 0.35
-    assert 0 < trials._spread(0.35, offsets, prior, middle) < 0.1
+    assert optics_trials._spread(0.35, offsets, prior, outer) == 0.35
+    assert 0 < optics_trials._spread(0.35, offsets, prior, middle) < 0.1
