@@ -80,7 +80,7 @@ ABLATIONS = {
 }
 
 DIFFUSION = {
-    "diffusion": Row(method="diffusion"),
+    "diffusion, balanced": Row(method="diffusion"),
     "diffusion, fast": Row(method="diffusion", preset="fast"),
     "diffusion, best": Row(method="diffusion", preset="best"),
     "diffusion, non-blind": Row(method="diffusion", known_kernel=True),
