@@ -138,7 +138,8 @@ def model_share(
     call = seconds(lambda: model.denoise(noisy, time), device, repeats)
     count = Counts.of(settings)
     kernel = count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
-    return count.steps * call / (kernel + count.steps * figures["image step"])
+    steps = count.steps + count.trial_steps
+    return steps * call / (kernel + steps * figures["image step"])
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:

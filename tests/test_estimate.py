@@ -258,6 +258,20 @@ class TestDiffusion:
         )
         assert long == pytest.approx(10 * short)
 
+    def test_trials_are_paid_as_far_as_they_look(self, asking):
+        probe = module._probe(replace(asking(), iterations=10).resolve(), 1, "cpu")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_probe", lambda *_: probe)
+            patch.setattr(module, "WINDOW", 640)
+            extra = [
+                estimate((side, side), asking(trials=3)).seconds
+                - estimate((side, side), asking(trials=0)).seconds
+                for side in (150, 400, 800)
+            ]
+        assert 0 < extra[0] < extra[1]
+        assert extra[2] == pytest.approx(extra[1])
+        assert Counts.of(asking(trials=3).resolve(), known_kernel=True).trial_steps == 0
+
     def test_the_search_for_motion_is_paid(self, asking):
         of_motion = replace(asking(), kernel_family="line")
         run = Run(np.random.default_rng(0).random((20, 24)), of_motion)

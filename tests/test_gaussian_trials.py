@@ -9,7 +9,7 @@ from diffused import GaussianField, natural_power
 from napari_dkp import gaussian_trials
 from napari_dkp.config import DiffusionConfig
 from napari_dkp.degradation import Degradation
-from napari_dkp.gaussian_trials import try_gaussians
+from napari_dkp.gaussian_trials import most_steps, try_gaussians
 from napari_dkp.kernels import covariance, gaussian
 
 BLACK_TO_WHITE = (-1.0, 1.0)
@@ -91,7 +91,7 @@ def test_a_kernel_of_another_shape_stays_where_no_gaussian_foretells_better():
 
 def test_a_large_plane_is_tried_in_a_piece(monkeypatch):
     case = Case(side=128, boundary="free")
-    monkeypatch.setattr(gaussian_trials, "_WINDOW", 96)
+    monkeypatch.setattr(gaussian_trials, "WINDOW", 96)
     shapes = set()
 
     class Piece(GaussianField):
@@ -106,6 +106,13 @@ def test_a_large_plane_is_tried_in_a_piece(monkeypatch):
     model = replace(case.model, lr_shape=(48, 48))
     assert shapes == {model.domain_shape}
     assert off(found, case.psf) < off(before, case.psf)
+
+
+@pytest.mark.parametrize("trials", [0, 1, 3])
+def test_the_steps_are_counted(trials):
+    case = Case(noise=0.1)  # so much that all noise levels are tried
+    case.settled(case.psf, trials=trials)
+    assert case.diffusion.calls == most_steps(DiffusionConfig(trials=trials))
 
 
 def test_second_moments_are_those_of_the_gaussian():

@@ -14,8 +14,15 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
+from napari_dkp.gaussian_trials import WINDOW, most_steps
 from napari_dkp.noise import Noise
-from napari_dkp.plane import Parts, kernel_every, search_rounds, standing_after
+from napari_dkp.plane import (
+    Parts,
+    kernel_every,
+    search_rounds,
+    standing_after,
+    tries_gaussians,
+)
 from napari_dkp.stack import guess_axes
 
 
@@ -67,6 +74,7 @@ def estimate(
         str(resolve_device(device or settings.device)),
     )
     larger = max(1.0, pixels / probe.pixels)
+    tried = max(1.0, min(pixels, WINDOW**2) / probe.pixels)
     count = Counts.of(settings, known_kernel=known_kernel)
     samples = min(math.prod(spatial), count.max_sites)
     return Estimate(
@@ -76,6 +84,7 @@ def estimate(
             + count.updates * probe.kernel_seconds * max(1.0, samples / probe.sites)
             + count.search_steps * probe.search_seconds * larger
             + count.steps * probe.image_seconds * larger
+            + count.trial_steps * probe.image_seconds * tried
         ),
         memory=_memory(probe, settings, channels, pixels, larger),
     )
@@ -99,6 +108,7 @@ class Counts:
     updates : of the kernel.
     max_sites : LR samples that an update looks at.
     search_steps, steps : image steps of the kernel search and of the restoration proper.
+    trial_steps : image steps of trials, at most.
     """
 
     warm_ups: int
@@ -106,6 +116,7 @@ class Counts:
     max_sites: int
     search_steps: int
     steps: int
+    trial_steps: int = 0
 
     @classmethod
     def of(cls, settings: Settings, *, known_kernel: bool = False) -> "Counts":
@@ -123,7 +134,9 @@ class Counts:
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
-        return cls(1, updates, rks.max_sites, 0, steps)
+        tried = settings.diffusion if tries_gaussians(settings) else None
+        trial_steps = most_steps(tried) if tried and updates == standing else 0
+        return cls(1, updates, rks.max_sites, 0, steps, trial_steps)
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:

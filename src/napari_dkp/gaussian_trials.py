@@ -23,6 +23,9 @@ from napari_dkp.kernels import covariance, gaussian
 from napari_dkp.restorers.diffusion import Denoiser, DiffusionRestorer, Level, refining
 from napari_dkp.windows import liveliest
 
+# HR pixels: what trials look at has no more along each axis.
+WINDOW = 320
+
 
 def try_gaussians(
     model: Degradation,
@@ -49,7 +52,7 @@ def try_gaussians(
     kernel : to start from, shape (K, K).
     generator : of the samples that are left out.
     """
-    window = (slice(None), *liveliest(data, ceil(_WINDOW / max(model.scale))))
+    window = (slice(None), *liveliest(data, ceil(WINDOW / max(model.scale))))
     piece = data[window]
     if piece.shape != data.shape:  # a piece does not wrap
         model = Degradation(tuple(piece.shape[1:]), model.scale, model.kernel_shape, model.phase)
@@ -116,6 +119,12 @@ class _Trial:
         return float(self.errors.abs().mean())
 
 
+def most_steps(config: DiffusionConfig) -> int:
+    """Return the image steps that trials take at most."""
+    n_trials = 1 + (config.trials + 1) + config.trials * len(_WAYS)
+    return len(_NOISE_SHARES) * _START_STEPS + n_trials * _TRIAL_STEPS
+
+
 def _log_width(covariance: Tensor) -> Tensor:
     """Return ½ ln Σ, a symmetric matrix."""
     values, vectors = torch.linalg.eigh(covariance)
@@ -150,8 +159,6 @@ _REWEIGHTINGS = 10
 _RIDGE = 1e-3
 _NARROWEST = 0.3
 _TINY = 1e-12
-# HR pixels.
-_WINDOW = 320
 # Of samples; more would be missed, fewer tell little.
 _SHARE = 0.15
 # The variance of those left out, in units of what it would be.

@@ -140,6 +140,7 @@ class Parts:
         self._precision = resolve_precision(settings.precision, data.device)
         self._diagnostics = settings.diagnostics
         self._n_updates = standing_after(settings)
+        self._tries = tries_gaussians(settings)
         self._width_spread: float | None = None  # of the kernel, once optics are found
 
     def restorer(self, generator: RandomGenerator, *, seeks: bool = True) -> Restorer:
@@ -173,9 +174,7 @@ class Parts:
         prior = self._make_prior(generator)
         if self._n_updates is None:
             return prior
-        settle = None
-        if self._method == "diffusion" and self._family == "gaussian" and self._diffusion.trials:
-            settle = partial(self._try_gaussians, generator=generator)
+        settle = partial(self._try_gaussians, generator=generator) if self._tries else None
         return StandingKernel(prior, self._n_updates, settle)
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
@@ -342,6 +341,14 @@ def standing_after(settings: Settings) -> int | None:
     if settings.diffusion.sampler != "anneal":
         return None
     return max(1, min(settings.rks.updates, settings.iterations // 2))
+
+
+def tries_gaussians(settings: Settings) -> bool:
+    """Tell whether the kernel that stands is one that trials have settled."""
+    assert settings.diffusion
+    diffusion = settings.diffusion
+    annealed = settings.method == "diffusion" and diffusion.sampler == "anneal"
+    return annealed and settings.kernel_family == "gaussian" and diffusion.trials > 0
 
 
 _COUNTING_ROUNDS = (Round(20, 5, 5),)

@@ -265,6 +265,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "samples": Entry("Samples", "Images to draw and average, sampler DDPM.", 1, 64),
         "seek": Entry("Noise, kernel", "Last and first noise level while the kernel is sought."),
+        "trials": Entry(
+            "Trials",
+            "Rounds in which the width of a Gaussian kernel is settled. 0: none.",
+            0,
+            100,
+        ),
         "first": Entry("Noise, first", "Noise level of the first step.", 1e-3, 200),
         "last": Entry("Noise, last", "Noise level of the last step.", 1e-3, 200),
         "trust": Entry("Trust", "Weight of the data against the model.", 1e-6, 1e6),
