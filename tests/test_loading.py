@@ -10,11 +10,12 @@ import torch
 from guided_reference import Guided, forward, random_weights
 from tiny_diffusion import diffusers, network, save, saved
 
-from napari_dkp.config import DiffusionConfig
+from napari_dkp.config import SHIPPED_MODEL, DiffusionConfig
 from napari_dkp.diffusion import checkpoint, guided_structure, loading
 from napari_dkp.diffusion.guided_structure import Untold
 from napari_dkp.diffusion.loading import check, load
 from napari_dkp.diffusion.model import DiffusionModel
+from napari_dkp.diffusion.names import describe, find
 
 CPU = torch.device("cpu")
 TIME = 300
@@ -397,3 +398,25 @@ def test_what_makes_another_model_is_read_anew(tmp_path):
     assert model_of(folder, class_label=0) is not first
     config = DiffusionConfig(model=str(folder), class_label=0)
     assert load(config, torch.bfloat16, CPU) is not load(config, torch.float32, CPU)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.safetensors": 1_200_000, "unet/b.bin": 300_000}, "A folder, 1.5 MB of weights."),
+        ({"config.json": 10}, "A folder without weights."),
+    ],
+)
+def test_a_folder_is_described_by_its_weights(tmp_path, files, words):
+    for name, size in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert describe(str(tmp_path)) == words
+
+
+def test_what_is_shipped_is_described_as_it_is():
+    from diffusers import UNet2DModel
+
+    network = UNet2DModel.from_config(UNet2DModel.load_config(find(SHIPPED_MODEL)))
+    millions = sum(weights.numel() for weights in network.parameters()) / 1e6
+    assert f"{millions:.1f} million parameters" in describe(SHIPPED_MODEL)

@@ -117,7 +117,7 @@ def restore(
         typer.Option(
             "--diagnostics/--no-diagnostics",
             help="Also write OUT_residual.tif, in units of the noise, and, where photons are "
-            "counted, OUT_uncertainty.tif, half of a 90 % interval.",
+            "counted or several images drawn, OUT_uncertainty.tif, half of a 90 % interval.",
         ),
     ] = None,
     optics: Annotated[

@@ -151,7 +151,7 @@ class Parts:
         generator : of its draws.
         seeks : whether the kernel is sought on that image.
         """
-        if self._method == "richardson-lucy":
+        if self._counts_photons:
             halves = self._halves(generator)
             return CountingRestorer(self._model, halves, self._richardson_lucy)
         if self._method == "diffusion":

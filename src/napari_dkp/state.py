@@ -109,7 +109,8 @@ class Restoration:
         complete, or that are without contrast. ``print(result.reports[0])``.
     residual, uncertainty : of every pixel, see `report.Report`: the source's and the image's axes;
         not a number in planes without a report. None unless `Settings.diagnostics` asked for them
-        and a plane was completed; the latter also where photons are not counted.
+        and a plane was completed; the latter also where neither photons are counted nor
+        several images drawn.
     """
 
     image: "np.ndarray"

@@ -207,6 +207,17 @@ def test_models_that_were_picked_are_listed_once(choice):
     assert choice.names.count() == 3
 
 
+def test_a_model_is_described(choice, tmp_path):
+    assert "9.7 million" in choice.about.text()
+    file = tmp_path / "faces.pt"
+    file.write_bytes(bytes(2_500_000))
+    described = {str(file): "checkpoint, 2.5 MB", "owner/name": "hub;", "/nowhere/x": "No such"}
+    for name, words in described.items():
+        choice.set_value(name)
+        assert words in choice.about.text()
+        assert "openai/guided-diffusion" in choice.about.text()
+
+
 def test_the_shipped_model_is_legible_in_a_narrow_dock(qtbot):
     form = Form(DiffusionConfig)
     qtbot.addWidget(form)

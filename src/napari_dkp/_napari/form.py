@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QPushButton,
     QSizePolicy,
@@ -26,7 +27,8 @@ from qtpy.QtWidgets import (
 from superqt import QLargeIntSpinBox
 
 from napari_dkp._napari.wording import AUTOMATIC, ENTRIES, Entry
-from napari_dkp.config import SHIPPED_MODEL as SHIPPED
+from napari_dkp.config import SHIPPED_MODEL
+from napari_dkp.diffusion.names import describe
 
 
 class Form(QWidget):
@@ -159,6 +161,12 @@ class DeviceChoice(QComboBox):
                 self.setItemText(index, text)
 
 
+_MODELS = {
+    "guided-diffusion": "https://github.com/openai/guided-diffusion#download-pre-trained-models",
+    "hub": "https://huggingface.co/models?pipeline_tag=unconditional-image-generation",
+}
+
+
 class ModelChoice(QWidget):
     """A diffusion model: the one that is shipped, or a path or name, typed or picked."""
 
@@ -170,13 +178,16 @@ class ModelChoice(QWidget):
         self.names.setEditable(True)
         self.names.setCompleter(None)  # it would make of a name a longer one that begins alike
         self.names.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.names.addItem("Small, comes with it", SHIPPED)
+        self.names.addItem("Small, comes with it", SHIPPED_MODEL)
         self.names.setMinimumContentsLength(8)
         self.names.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.folder = QPushButton("Folder…")
         self.file = QPushButton("File…")
         self.folder.setToolTip("A folder that diffusers saved, with config.json.")
         self.file.setToolTip("A checkpoint of guided-diffusion, .pt or .safetensors.")
+        self.about = QLabel()
+        self.about.setWordWrap(True)
+        self.about.setOpenExternalLinks(True)
         # Below the name, not beside it: paths are long.
         rows = QVBoxLayout(self)
         row = QHBoxLayout()
@@ -186,9 +197,12 @@ class ModelChoice(QWidget):
         rows.addLayout(row)
         for button in (self.folder, self.file):
             row.addWidget(button)
+        rows.addWidget(self.about)
         self.folder.clicked.connect(self._pick_folder)
         self.file.clicked.connect(self._pick_file)
         self.names.currentTextChanged.connect(self.names.setToolTip)
+        self.names.currentTextChanged.connect(self._describe)
+        self._describe()
         line = self.names.lineEdit()
         assert line is not None
         line.editingFinished.connect(self.edited)
@@ -207,6 +221,10 @@ class ModelChoice(QWidget):
             self.names.addItem(value, value)
             index = self.names.count() - 1
         self.names.setCurrentIndex(index)
+
+    def _describe(self) -> None:
+        where = " · ".join(f'<a href="{link}">{name}</a>' for name, link in _MODELS.items())
+        self.about.setText(f"{describe(self.value())} More: {where}")
 
     def _pick_folder(self) -> None:
         self._picked(QFileDialog.getExistingDirectory(self, "Folder of a diffusion model"))

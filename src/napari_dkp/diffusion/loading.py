@@ -1,8 +1,6 @@
 """Where a diffusion model comes from: the one that is shipped, a folder, a file, or the hub."""
 
 import json
-import os
-import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from napari_dkp.config import SHIPPED_MODEL, DiffusionConfig
+from napari_dkp.config import DiffusionConfig
 from napari_dkp.diffusion.checkpoint import read_weights, verify
 from napari_dkp.diffusion.guided import convert, is_guided, scheduler_for
 from napari_dkp.diffusion.model import DiffusionModel
+from napari_dkp.diffusion.names import find
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -33,7 +32,7 @@ def check(config: DiffusionConfig) -> None:
             f"method: expected 'dip' or 'richardson-lucy' where {missing} is not installed; got "
             "'diffusion'. Install it with: pip install napari-dkp[diffusion]"
         )
-    source = _local(config)
+    source = find(config.model)
     if source is None and config.download:
         return
     source = source or _from_hub(config)
@@ -80,7 +79,7 @@ def _load(config: DiffusionConfig, precision: torch.dtype, device: torch.device)
         expected = f"0 to {classes - 1}" if classes else "None, for the model knows no classes"
         raise ValueError(f"class_label: expected {expected}; got {label}")
     if label is None and classes:
-        if (local := _local(config)) is None or local.is_dir():
+        if (local := find(config.model)) is None or local.is_dir():
             raise ValueError(
                 f"class_label: expected 0 to {classes - 1}, for the model has to be told a class; "
                 "got None"
@@ -98,26 +97,11 @@ _WINDOW = 512
 
 
 def _read(config: DiffusionConfig) -> "tuple[UNet2DModel, DDPMScheduler]":
-    source = _local(config) or _from_hub(config)
+    source = find(config.model) or _from_hub(config)
     if source.is_dir():
         return _from_folder(source)
     verify(source)
     return _from_file(source)
-
-
-def _local(config: DiffusionConfig) -> Path | None:
-    """Return the file or folder that a configuration names; None for a name of the hub."""
-    if config.model == SHIPPED_MODEL:
-        return Path(__file__).parent / SHIPPED_MODEL
-    source = Path(os.path.expanduser(config.model))
-    if source.exists():
-        return source
-    if _is_hub_name(config.model):
-        return None
-    raise ValueError(
-        f"model: expected '{SHIPPED_MODEL}', a folder, a file of weights, or a name of the "
-        f"Hugging Face hub such as 'owner/name'; got {config.model!r}, which does not exist"
-    )
 
 
 def _parts(folder: Path) -> tuple[Path, Path]:
@@ -221,7 +205,3 @@ def _from_hub(config: DiffusionConfig) -> Path:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
-
-
-def _is_hub_name(name: str) -> bool:
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None

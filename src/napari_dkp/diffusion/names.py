@@ -1,0 +1,53 @@
+"""What the name of a diffusion model stands for: the shipped one, a folder, a file, or the hub."""
+
+import os
+import re
+from pathlib import Path
+
+from napari_dkp.config import SHIPPED_MODEL
+
+
+def find(model: str) -> Path | None:
+    """Return the file or folder that a name stands for; None for a name of the hub.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if model == SHIPPED_MODEL:
+        return Path(__file__).parent / SHIPPED_MODEL
+    source = Path(os.path.expanduser(model))
+    if source.exists():
+        return source
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        return None
+    raise ValueError(
+        f"model: expected '{SHIPPED_MODEL}', a folder, a file of weights, or a name of the "
+        f"Hugging Face hub such as 'owner/name'; got {model!r}, which does not exist"
+    )
+
+
+def describe(model: str) -> str:
+    """Return in a few words what a name stands for, without reading it."""
+    if model == SHIPPED_MODEL:
+        return "9.7 million parameters, for a CPU: photographs and drawn fluorescence."
+    try:
+        source = find(model)
+    except (OSError, ValueError):
+        return "No such file or folder."
+    if source is None:
+        return "On the Hugging Face hub; fetched only where Download is ticked."
+    if source.is_file():
+        return f"A checkpoint, {_size([source])}."
+    files = [*source.glob("*"), *source.glob("unet/*")]
+    weights = [file for file in files if file.suffix in _WEIGHTS]
+    return f"A folder, {_size(weights)} of weights." if weights else "A folder without weights."
+
+
+def _size(files: list[Path]) -> str:
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    return f"{megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f"{megabytes:.1f} MB"
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt")
