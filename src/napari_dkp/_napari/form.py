@@ -165,6 +165,8 @@ _MODELS = {
     "guided-diffusion": "https://github.com/openai/guided-diffusion#download-pre-trained-models",
     "hub": "https://huggingface.co/models?pipeline_tag=unconditional-image-generation",
 }
+# Legible on dark and on light; Qt's own is not.
+_LINK = "#5b8def"
 
 
 class ModelChoice(QWidget):
@@ -223,7 +225,9 @@ class ModelChoice(QWidget):
         self.names.setCurrentIndex(index)
 
     def _describe(self) -> None:
-        where = " · ".join(f'<a href="{link}">{name}</a>' for name, link in _MODELS.items())
+        where = " · ".join(
+            f'<a href="{link}" style="color: {_LINK}">{name}</a>' for name, link in _MODELS.items()
+        )
         self.about.setText(f"{describe(self.value())} More: {where}")
 
     def _pick_folder(self) -> None:
