@@ -108,6 +108,18 @@ def test_a_large_plane_is_tried_in_a_piece(monkeypatch):
     assert off(found, case.psf) < off(before, case.psf)
 
 
+def test_a_tiny_plane_of_which_nothing_is_left_out_keeps_its_kernel(monkeypatch):
+    monkeypatch.setattr(gaussian_trials, "_SHARE", 0.0)
+    case = Case(side=32)
+    assert torch.equal(case.settled(case.psf), case.psf)
+
+
+def test_samples_that_no_kernel_foretells_better_change_nothing():
+    errors = torch.ones(20, dtype=torch.float64)
+    step = gaussian_trials._step(errors, torch.zeros(20, 3, dtype=torch.float64))
+    assert torch.equal(step, torch.zeros(2, 2, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("trials", [0, 1, 3])
 def test_the_steps_are_counted(trials):
     case = Case(noise=0.1)  # so much that all noise levels are tried

@@ -403,8 +403,12 @@ def test_what_makes_another_model_is_read_anew(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"a.safetensors": 1_200_000, "unet/b.bin": 300_000}, "A folder, 1.5 MB of weights."),
-        ({"config.json": 10}, "A folder without weights."),
+        ({"diffusion_pytorch_model.bin": 1_500_000}, "A folder, 1.5 MB of weights."),
+        (
+            {"unet/diffusion_pytorch_model.safetensors": 2 * 10**6, "other.pt": 10**6},
+            "A folder, 2.0 MB of weights.",
+        ),
+        ({"config.json": 10, "optimiser.pt": 10}, "A folder without weights."),
     ],
 )
 def test_a_folder_is_described_by_its_weights(tmp_path, files, words):

@@ -74,7 +74,9 @@ def estimate(
         str(resolve_device(device or settings.device)),
     )
     larger = max(1.0, pixels / probe.pixels)
-    tried = max(1.0, min(pixels, WINDOW**2) / probe.pixels)
+    tried = max(
+        1.0, min(pixels, math.prod(WINDOW + taps for taps in model.kernel_shape)) / probe.pixels
+    )
     count = Counts.of(settings, known_kernel=known_kernel)
     samples = min(math.prod(spatial), count.max_sites)
     return Estimate(

@@ -12,7 +12,6 @@ kernels that differ a little, and a Gauss–Newton step leads to the one that fo
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from math import ceil
 
 import torch
 from torch import Generator, Tensor
@@ -23,7 +22,7 @@ from napari_dkp.kernels import covariance, gaussian
 from napari_dkp.restorers.diffusion import Denoiser, DiffusionRestorer, Level, refining
 from napari_dkp.windows import liveliest
 
-# HR pixels: what trials look at has no more along each axis.
+# HR pixels along each axis of what trials look at, at most; its margin is not counted.
 WINDOW = 320
 
 
@@ -37,9 +36,11 @@ def try_gaussians(
     kernel: Tensor,
     generator: Generator,
 ) -> Tensor:
-    """Return the kernel that foretells samples best: the given one, or a Gaussian.
+    """Return the kernel that foretells samples best: the given one, or the Gaussian of a round.
 
-    Where a plane is large, a piece of it has to do.
+    Rounds go on from the image of the one before, which is in favour of later ones a little. Where
+    a plane is large, a piece of it has to do; where it is tiny and none of its samples happens to
+    be left out, the kernel stays as it is.
 
     Parameters
     ----------
@@ -50,16 +51,19 @@ def try_gaussians(
     diffusion : the model.
     config : its numbers; `trials` is that of steps.
     kernel : to start from, shape (K, K).
-    generator : of the samples that are left out.
+    generator : of the samples that are left out; nothing else is drawn.
     """
-    window = (slice(None), *liveliest(data, ceil(WINDOW / max(model.scale))))
+    window = (slice(None), *liveliest(data, WINDOW // max(model.scale)))
     piece = data[window]
     if piece.shape != data.shape:  # a piece does not wrap
         model = Degradation(tuple(piece.shape[1:]), model.scale, model.kernel_shape, model.phase)
     left_out = (torch.rand(piece.shape[1:], generator=generator) < _SHARE).to(piece.device)
+    if not left_out.any():
+        return kernel
     start = refining(diffusion, _COARSE, _MIDDLE, _START_STEPS)
     finish = refining(diffusion, _MIDDLE, _FINE, _TRIAL_STEPS)
-    # Texture passes for noise, and what is taken for noise no restoration has to explain.
+    # Texture passes for noise, and what is taken for noise no restoration has to explain: variances
+    # far below the estimate are tried too, down to twice the least noise level of the settings.
     least = (config.noise * (bounds[1] - bounds[0])) ** 2
     typical = variance[window].median()
     noises = {float((share * typical).clamp_min(least)) for share in _NOISE_SHARES}
@@ -143,7 +147,8 @@ def _step(error: Tensor, slopes: Tensor) -> Tensor:
     for _ in range(_REWEIGHTINGS):
         weight = (1 + ((error + slopes @ change) / typical).square()).rsqrt()
         normal = slopes.T @ (weight[:, None] * slopes)
-        normal += _RIDGE * normal.trace() * torch.eye(len(_WAYS)).to(normal)
+        ridge = (_RIDGE * normal.trace()).clamp_min(_TINY)
+        normal += ridge * torch.eye(len(_WAYS)).to(normal)
         change = -torch.linalg.solve(normal, slopes.T @ (weight * error))
     change = change * (_FARTHEST / change.abs().max().clamp_min(_FARTHEST))
     moved: Tensor = torch.tensordot(change, _WAYS, 1)
@@ -152,7 +157,7 @@ def _step(error: Tensor, slopes: Tensor) -> Tensor:
 
 # Wider, longer, and longer along the diagonal.
 _WAYS = torch.tensor([[[1, 0], [0, 1]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], dtype=torch.float64)
-# Of ½ ln Σ: of finite differences, and at most in a round.
+# Of ½ ln Σ along each of the ways: of finite differences, and at most in a round.
 _DIFFERENCE = 0.08
 _FARTHEST = 0.25
 _REWEIGHTINGS = 10

@@ -344,7 +344,7 @@ def standing_after(settings: Settings) -> int | None:
 
 
 def tries_gaussians(settings: Settings) -> bool:
-    """Tell whether the kernel that stands is one that trials have settled."""
+    """Tell whether trials settle a kernel that is sought."""
     assert settings.diffusion
     diffusion = settings.diffusion
     annealed = settings.method == "diffusion" and diffusion.sampler == "anneal"

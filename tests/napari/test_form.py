@@ -211,7 +211,12 @@ def test_a_model_is_described(choice, tmp_path):
     assert "9.7 million" in choice.about.text()
     file = tmp_path / "faces.pt"
     file.write_bytes(bytes(2_500_000))
-    described = {str(file): "checkpoint, 2.5 MB", "owner/name": "hub;", "/nowhere/x": "No such"}
+    described = {
+        str(file): "checkpoint, 2.5 MB",
+        "owner/name": "as a name of the Hugging Face hub",
+        "/nowhere/x": "No such file",
+        "": "No such file",
+    }
     for name, words in described.items():
         choice.set_value(name)
         assert words in choice.about.text()

@@ -161,7 +161,7 @@ class DeviceChoice(QComboBox):
                 self.setItemText(index, text)
 
 
-_MODELS = {
+_ELSEWHERE = {
     "guided-diffusion": "https://github.com/openai/guided-diffusion#download-pre-trained-models",
     "hub": "https://huggingface.co/models?pipeline_tag=unconditional-image-generation",
 }
@@ -226,7 +226,8 @@ class ModelChoice(QWidget):
 
     def _describe(self) -> None:
         where = " · ".join(
-            f'<a href="{link}" style="color: {_LINK}">{name}</a>' for name, link in _MODELS.items()
+            f'<a href="{link}" style="color: {_LINK}">{name}</a>'
+            for name, link in _ELSEWHERE.items()
         )
         self.about.setText(f"{describe(self.value())} More: {where}")
 

@@ -12,7 +12,7 @@ from napari_dkp.config import DiffusionConfig
 from napari_dkp.diffusion.checkpoint import read_weights, verify
 from napari_dkp.diffusion.guided import convert, is_guided, scheduler_for
 from napari_dkp.diffusion.model import DiffusionModel
-from napari_dkp.diffusion.names import find
+from napari_dkp.diffusion.names import find, weights_of
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler, UNet2DModel
@@ -142,10 +142,11 @@ def _from_folder(folder: Path) -> "tuple[UNet2DModel, DDPMScheduler]":
     from diffusers import DDPMScheduler, UNet2DModel
 
     place, schedule = _parts(folder)
-    files = [place / f"diffusion_pytorch_model.{ending}" for ending in ("safetensors", "bin")]
-    file = next(filter(Path.is_file, files), None)
+    file = weights_of(place)
     if file is None:
-        raise ValueError(f"model: expected a file '{files[0].name}'; '{place}' has none")
+        raise ValueError(
+            f"model: expected a file 'diffusion_pytorch_model.safetensors'; '{place}' has none"
+        )
     weights = {_renamed(name): value.float() for name, value in read_weights(file).items()}
     try:
         with torch.device("meta"):  # without memory for weights

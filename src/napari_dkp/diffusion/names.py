@@ -18,7 +18,7 @@ def find(model: str) -> Path | None:
     if model == SHIPPED_MODEL:
         return Path(__file__).parent / SHIPPED_MODEL
     source = Path(os.path.expanduser(model))
-    if source.exists():
+    if model and source.exists():
         return source
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         return None
@@ -34,20 +34,24 @@ def describe(model: str) -> str:
         return "9.7 million parameters, for a CPU: photographs and drawn fluorescence."
     try:
         source = find(model)
+        if source is None:
+            return (
+                "No such path; as a name of the Hugging Face hub, fetched where Download is ticked."
+            )
+        if source.is_file():
+            return f"A checkpoint, {_size(source)}."
+        weights = weights_of(source / "unet" if (source / "unet").is_dir() else source)
+        return f"A folder, {_size(weights)} of weights." if weights else "A folder without weights."
     except (OSError, ValueError):
         return "No such file or folder."
-    if source is None:
-        return "On the Hugging Face hub; fetched only where Download is ticked."
-    if source.is_file():
-        return f"A checkpoint, {_size([source])}."
-    files = [*source.glob("*"), *source.glob("unet/*")]
-    weights = [file for file in files if file.suffix in _WEIGHTS]
-    return f"A folder, {_size(weights)} of weights." if weights else "A folder without weights."
 
 
-def _size(files: list[Path]) -> str:
-    megabytes = sum(file.stat().st_size for file in files) / 1e6
+def weights_of(folder: Path) -> Path | None:
+    """Return the file of weights that diffusers saved in a folder; None if there is none."""
+    files = (folder / f"diffusion_pytorch_model.{ending}" for ending in ("safetensors", "bin"))
+    return next(filter(Path.is_file, files), None)
+
+
+def _size(file: Path) -> str:
+    megabytes = file.stat().st_size / 1e6
     return f"{megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f"{megabytes:.1f} MB"
-
-
-_WEIGHTS = (".safetensors", ".bin", ".pt")
