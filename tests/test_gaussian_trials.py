@@ -108,10 +108,11 @@ def test_a_large_plane_is_tried_in_a_piece(monkeypatch):
     assert off(found, case.psf) < off(before, case.psf)
 
 
-def test_a_tiny_plane_of_which_nothing_is_left_out_keeps_its_kernel(monkeypatch):
-    monkeypatch.setattr(gaussian_trials, "_SHARE", 0.0)
-    case = Case(side=32)
-    assert torch.equal(case.settled(case.psf), case.psf)
+def test_a_small_plane_keeps_its_kernel():
+    case = Case(side=64)
+    before = case.kernel(0.55 * TRUE)
+    assert torch.equal(case.settled(before), before)
+    assert case.diffusion.calls == 0
 
 
 def test_samples_that_no_kernel_foretells_better_change_nothing():

@@ -39,8 +39,7 @@ def try_gaussians(
     """Return the kernel that foretells samples best: the given one, or the Gaussian of a round.
 
     Rounds go on from the image of the one before, which is in favour of later ones a little. Where
-    a plane is large, a piece of it has to do; where it is tiny and none of its samples happens to
-    be left out, the kernel stays as it is.
+    a plane is large, a piece of it has to do; where it is small, the kernel stays as it is.
 
     Parameters
     ----------
@@ -58,7 +57,7 @@ def try_gaussians(
     if piece.shape != data.shape:  # a piece does not wrap
         model = Degradation(tuple(piece.shape[1:]), model.scale, model.kernel_shape, model.phase)
     left_out = (torch.rand(piece.shape[1:], generator=generator) < _SHARE).to(piece.device)
-    if not left_out.any():
+    if int(left_out.sum()) < _FEWEST:
         return kernel
     start = refining(diffusion, _COARSE, _MIDDLE, _START_STEPS)
     finish = refining(diffusion, _MIDDLE, _FINE, _TRIAL_STEPS)
@@ -166,6 +165,8 @@ _NARROWEST = 0.3
 _TINY = 1e-12
 # Of samples; more would be missed, fewer tell little.
 _SHARE = 0.15
+# Samples left out: fewer tell of themselves more than of the kernel.
+_FEWEST = 300
 # The variance of those left out, in units of what it would be.
 _UNSEEN = 1e4
 # Of the variance that is estimated, those that are tried.

@@ -104,7 +104,7 @@ class DiffusionRestorer:
         self.take_up(levels)
 
     def take_up(self, levels: Sequence[Level]) -> None:
-        """Go on from here at other levels; a shallow copy may, on its own, where no noise is drawn."""
+        """Go on from here at other levels; so may a shallow copy, where no noise is drawn."""
         self._levels = levels
         self._steps = 0
         self._variance = 1 - levels[0].alpha  # of x̂₀ about x, at most
