@@ -3,7 +3,8 @@ from dataclasses import asdict, fields, replace
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_dkp._napari.form import Form, ModelChoice
+from napari_dkp._napari.form import Form
+from napari_dkp._napari.model_choice import ModelChoice
 from napari_dkp._napari.wording import ENTRIES
 from napari_dkp.config import (
     PRESETS,
