@@ -118,10 +118,8 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
 
 def kernel_share(settings: Settings, figures: Mapping[str, float]) -> float:
     """Return the share of RKS and PKE, warm-up included, in the time of a whole blind run."""
-    count = Counts.of(settings)
-    kernel = count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
-    image = count.search_steps * figures["search step"] + count.steps * figures["image step"]
-    return kernel / (kernel + image)
+    kernel = _kernel_seconds(settings, figures)
+    return kernel / (kernel + _image_seconds(settings, figures))
 
 
 def model_share(
@@ -132,14 +130,35 @@ def model_share(
         return None
     device = torch.device(settings.device)
     model = load(settings.diffusion, resolve_precision(settings.precision, device), device)
+    restorer = _parts(settings, side, channels).restorer(make_generator(settings.seed))
+    sizes = settings.kernel_sizes(2)
+    kernel = torch.full(sizes, 1 / math.prod(sizes), device=device)
     same = channels == model.channels
-    noisy = torch.randn(1 if same else channels, model.channels, side, side).to(device)
+    shape = _model(settings, side).domain_shape
+    noisy = torch.randn(1 if same else channels, model.channels, *shape).to(device)
     time = model.time_of(0.3)
-    call = seconds(lambda: model.denoise(noisy, time), device, repeats)
+    # In turns: a machine that is shared is slow for both.
+    pairs = [
+        (
+            seconds(lambda: model.denoise(noisy, time), device, 1, warm_up=0),
+            seconds(lambda: restorer.step(kernel), device, 1, warm_up=0),
+        )
+        for _ in range(repeats + 2)
+    ]
+    of_a_step = median(call / step for call, step in pairs[2:])
+    image = _image_seconds(settings, figures)
+    return of_a_step * image / (_kernel_seconds(settings, figures) + image)
+
+
+def _kernel_seconds(settings: Settings, figures: Mapping[str, float]) -> float:
     count = Counts.of(settings)
-    kernel = count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
+    return count.warm_ups * figures["kernel warm-up"] + count.updates * figures["kernel step"]
+
+
+def _image_seconds(settings: Settings, figures: Mapping[str, float]) -> float:
+    count = Counts.of(settings)
     steps = count.steps + count.trial_steps
-    return steps * call / (kernel + steps * figures["image step"])
+    return count.search_steps * figures["search step"] + steps * figures["image step"]
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
@@ -151,15 +170,17 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> f
     return 2 * n**3 / seconds(lambda: first @ second, device, repeats)
 
 
-def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the median time of a call after two warm-up calls."""
+def seconds(
+    call: Callable[[], object], device: torch.device, repeats: int, warm_up: int = 2
+) -> float:
+    """Return the median time of a call after so many warm-up calls."""
     times = []
-    for _ in range(repeats + 2):
+    for _ in range(repeats + warm_up):
         began = perf_counter()
         call()
         _finish(device)
         times.append(perf_counter() - began)
-    return median(times[2:])
+    return median(times[warm_up:])
 
 
 def import_seconds(statement: str) -> float:
@@ -221,13 +242,16 @@ def _label(options: argparse.Namespace) -> str:
     return f"{options.method}, {options.preset}"
 
 
+def _model(settings: Settings, side: int) -> Degradation:
+    scales, sizes = settings.scales(2), settings.kernel_sizes(2)
+    lr_shape = tuple(side // scale for scale in scales)
+    return Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
+
+
 def _parts(settings: Settings, side: int, channels: int) -> Parts:
     """Return what restores a plane of random data."""
-    scales = settings.scales(2)
-    lr_shape = tuple(side // scale for scale in scales)
-    sizes = settings.kernel_sizes(2)
-    model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
-    data = torch.rand(channels, *lr_shape, generator=make_generator(0)).to(settings.device)
+    model = _model(settings, side)
+    data = torch.rand(channels, *model.lr_shape, generator=make_generator(0)).to(settings.device)
     return Parts(model, data, (0.0, 1.0), Noise(1e-3, 0.0), settings)
 
 
