@@ -134,6 +134,31 @@ def test_motion_is_sought_before_the_image(options):
     np.testing.assert_array_equal(states[-STEPS].kernel, states[-1].kernel)
 
 
+def test_a_kernel_is_tried_step_by_step_between_seeking_and_restoring(options):
+    """Who watches is shown each trial, and who stops among them has a result."""
+    tried = options(kernel_family="gaussian", trials=1)
+    run = Run(picture(64, 64), Settings(axes="YX", **tried))
+    states = list(run)
+    searching = [state.searching for state in states]
+    first = searching.index(True)
+    assert first == 2  # half of the steps seek
+    assert 2 * STEPS < sum(searching) <= run.n_steps - STEPS
+    assert not any(searching[-2:]) and len(states) - sum(searching) == STEPS
+    among = [state.kernel for state in states[first:-2]]
+    assert len({kernel.tobytes() for kernel in among}) > 3
+    numbers = [state.step for state in states]
+    assert numbers == sorted(set(numbers)) and numbers[-1] == run.n_steps
+    assert not np.array_equal(states[-1].kernel, states[0].kernel)
+    np.testing.assert_array_equal(states[-1].kernel, states[-2].kernel)
+
+    for state in run:
+        if state.searching:
+            break
+    stopped = run.result()
+    assert stopped.stop is Stop.CANCELLED
+    assert np.isfinite(stopped.image).all() and len(stopped.history) == first
+
+
 @pytest.mark.parametrize("family", ["airy", "pupil"])
 def test_microscopes_with_a_camera_that_is_known(options, family):
     photons = np.random.default_rng(0).poisson(picture(30, 30) + 20.0)

@@ -35,7 +35,7 @@ class Case:
         return gaussian(spread, self.model.kernel_shape, self.model.kernel_centre)[0]
 
     def settled(self, kernel, seed=0, **changes):
-        return try_gaussians(
+        trials = try_gaussians(
             self.model,
             self.data,
             self.variance,
@@ -45,6 +45,11 @@ class Case:
             kernel,
             torch.Generator().manual_seed(seed),
         )
+        while True:
+            try:
+                next(trials)
+            except StopIteration as end:
+                return end.value
 
 
 def off(kernel, psf):

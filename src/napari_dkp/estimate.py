@@ -14,14 +14,14 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
-from napari_dkp.gaussian_trials import WINDOW, most_steps
+from napari_dkp.gaussian_trials import WINDOW
 from napari_dkp.noise import Noise
 from napari_dkp.plane import (
     Parts,
     kernel_every,
     search_rounds,
     standing_after,
-    tries_gaussians,
+    trial_steps,
 )
 from napari_dkp.stack import guess_axes
 
@@ -136,9 +136,7 @@ class Counts:
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
-        tried = settings.diffusion if tries_gaussians(settings) else None
-        trial_steps = most_steps(tried) if tried and updates == standing else 0
-        return cls(1, updates, rks.max_sites, 0, steps, trial_steps)
+        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings))
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:

@@ -9,9 +9,11 @@ How a foretelling changes with the kernel includes how the image does: images ar
 kernels that differ a little, and a Gauss–Newton step leads to the one that foretells best.
 """
 
+from collections.abc import Generator as Iteration
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +28,19 @@ from napari_dkp.windows import liveliest
 WINDOW = 320
 
 
+class TrialStep(NamedTuple):
+    """An image step of a trial.
+
+    Attributes
+    ----------
+    kernel : that is tried, shape (K, K).
+    residual : see `engine.RestorerStep`; of the piece that is looked at.
+    """
+
+    kernel: Tensor
+    residual: Tensor
+
+
 def try_gaussians(
     model: Degradation,
     data: Tensor,
@@ -35,11 +50,12 @@ def try_gaussians(
     config: DiffusionConfig,
     kernel: Tensor,
     generator: Generator,
-) -> Tensor:
-    """Return the kernel that foretells samples best: the given one, or the Gaussian of a round.
+) -> Iteration[TrialStep, None, Tensor]:
+    """Find the kernel that foretells samples best: the given one, or the Gaussian of a round.
 
-    Rounds go on from the image of the one before, which is in favour of later ones a little. Where
-    a plane is large, a piece of it has to do; where it is small, the kernel stays as it is.
+    Yields image steps, at most `most_steps` of them, and returns that kernel. Rounds go on from the
+    image of the one before, which is in favour of later ones a little. Where a plane is large, a
+    piece of it has to do; where it is small, the kernel stays as it is.
 
     Parameters
     ----------
@@ -72,23 +88,26 @@ def try_gaussians(
         restorer = DiffusionRestorer(
             model, piece, bounds, diffusion, config, start, generator, unequal, _DATA_STEPS
         )
-        started.append(_Trial(restorer, piece, left_out).under(kernel, start))
+        started.append((yield from _Trial(restorer, piece, left_out).under(kernel, start)))
     reached = min(started, key=lambda trial: trial.misfit)
 
     def rendered(width: Tensor) -> Tensor:
         spread = torch.linalg.matrix_exp(2 * width)[None].to(kernel)
         return gaussian(spread, model.kernel_shape, model.kernel_centre)[0]
 
-    best, closest = kernel, reached.under(kernel, finish).misfit
+    best, closest = kernel, (yield from reached.under(kernel, finish)).misfit
     width = _log_width(covariance(kernel[None], model.kernel_centre)[0].cpu().double())
     for remaining in reversed(range(config.trials + 1)):
         here = rendered(width)
-        trial = reached.under(here, finish)
+        trial = yield from reached.under(here, finish)
         if trial.misfit < closest:
             best, closest = here, trial.misfit
         if remaining:
-            others = [reached.under(rendered(width + _DIFFERENCE * way), finish) for way in _WAYS]
-            slopes = torch.stack([other.errors - trial.errors for other in others], 1)
+            changes = []
+            for way in _WAYS:
+                other = yield from reached.under(rendered(width + _DIFFERENCE * way), finish)
+                changes.append(other.errors - trial.errors)
+            slopes = torch.stack(changes, 1)
             width = width + _step(trial.errors, slopes / _DIFFERENCE)
             reached = trial
     return best
@@ -102,12 +121,14 @@ class _Trial:
         self._data = data
         self._left_out = left_out
 
-    def under(self, kernel: Tensor, levels: Sequence[Level]) -> "_Trial":
-        """Return one that has gone on from here under a kernel."""
+    def under(
+        self, kernel: Tensor, levels: Sequence[Level]
+    ) -> Iteration[TrialStep, None, "_Trial"]:
+        """Go on from here under a kernel; return what that leads to."""
         restorer = copy(self._restorer)
         restorer.take_up(levels)
         for _ in levels:
-            restorer.step(kernel)
+            yield TrialStep(kernel, restorer.step(kernel).residual)
         return _Trial(restorer, self._data, self._left_out)
 
     @cached_property

@@ -1,7 +1,5 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Generator, Tensor
 
@@ -93,18 +91,11 @@ class StandingKernel:
     ----------
     prior : seeks it.
     updates : after so many, the kernel stands at the mean of their last third.
-    settle : makes of that mean the kernel that stands; None takes it as it is.
     """
 
-    def __init__(
-        self,
-        prior: KernelPrior,
-        updates: int,
-        settle: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
+    def __init__(self, prior: KernelPrior, updates: int) -> None:
         self._prior = prior
         self._updates = updates
-        self._settle = settle
         self._done = 0
         self._late: list[Tensor] = []
         self._standing: Tensor | None = None
@@ -118,10 +109,7 @@ class StandingKernel:
         if self._done > _SETTLED * self._updates:
             self._late.append(kernel)
         if self._done == self._updates:
-            kernel = torch.stack(self._late).mean(0)
-            if self._settle is not None:
-                kernel = self._settle(kernel)
-            self._standing = kernel
+            self._standing = kernel = torch.stack(self._late).mean(0)
         return kernel
 
 

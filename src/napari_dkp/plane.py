@@ -4,6 +4,7 @@ This is the composition root: only here do restorers, kernel priors and the engi
 """
 
 import math
+from collections.abc import Generator as Iteration
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import DiffusionModel
-from napari_dkp.gaussian_trials import try_gaussians
+from napari_dkp.gaussian_trials import TrialStep, most_steps, try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
@@ -33,7 +34,7 @@ from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
-from napari_dkp.state import Stop
+from napari_dkp.state import State, Stop
 
 
 def fit(
@@ -71,9 +72,10 @@ def _fit(
     """Do what `fit` says; `start` is the interpolated data on the HR frame, shape (C, H, W)."""
     generator = make_generator(settings.seed)
     rounds = [] if kernel is not None else search_rounds(settings)
+    tried = kernel is None and trial_steps(settings) > 0
     restorer = parts.restorer(generator, seeks=kernel is None and not rounds)
-    n_search = sum(each.steps for each in rounds)
-    n_steps = n_search + parts.n_steps
+    n_steps = planned_steps(settings, known_kernel=kernel is not None)
+    left = parts.n_steps
     prior: engine.KernelPrior
     if kernel is not None:
         prior = KnownKernel(torch.from_numpy(kernel).to(start.device))
@@ -85,13 +87,51 @@ def _fit(
         if found is None:
             return
         prior = KnownKernel(found)
+    elif tried and isinstance(restorer, DiffusionRestorer):
+        reached = yield from _seek_and_try(parts, settings, restorer, start, generator)
+        if reached is None:
+            return
+        start, settled, n_seeking = reached
+        prior = KnownKernel(settled)
+        left -= n_seeking
     else:
         prior = parts.prior(generator)
-    for state in engine.alternate(restorer, prior, start, parts.n_steps, kernel_every(settings)):
+    for state in engine.alternate(restorer, prior, start, left, kernel_every(settings)):
         report = None
         if state.stop is Stop.COMPLETED:
             report = parts.report(restorer, state.kernel)
-        yield replace(state, step=n_search + state.step, n_steps=n_steps, report=report)
+        yield replace(state, step=n_steps - left + state.step, n_steps=n_steps, report=report)
+
+
+def _seek_and_try(
+    parts: "Parts",
+    settings: Settings,
+    restorer: DiffusionRestorer,
+    start: Tensor,
+    generator: RandomGenerator,
+) -> Iteration[State[Tensor], None, tuple[Tensor, Tensor, int] | None]:
+    """Seek a kernel while its image forms, and settle it in trials.
+
+    Returns the image, the kernel and the steps it took to seek it; None where the image diverged.
+    """
+    n_steps = planned_steps(settings)
+    n_seeking = standing_after(settings) or 0
+    prior = parts.prior(generator)
+    for state in engine.alternate(restorer, prior, start, n_seeking, kernel_every(settings)):
+        if state.stop is Stop.DIVERGED:
+            yield replace(state, n_steps=n_steps)
+            return None
+        yield replace(state, n_steps=n_steps, stop=Stop.RUNNING)
+    standing = prior.step(restorer.drawn)
+    settled = []
+
+    def trials() -> Iteration[TrialStep, None, None]:
+        settled.append((yield from parts.trials(standing, generator)))
+
+    for step, tried in enumerate(trials(), n_seeking + 1):
+        residual = float(tried.residual)
+        yield State(step, n_steps, state.image, tried.kernel, residual, residual, searching=True)
+    return state.image, settled[0], n_seeking
 
 
 Restorer = DIPRestorer | DiffusionRestorer | CountingRestorer
@@ -140,7 +180,6 @@ class Parts:
         self._precision = resolve_precision(settings.precision, data.device)
         self._diagnostics = settings.diagnostics
         self._n_updates = standing_after(settings)
-        self._tries = tries_gaussians(settings)
         self._width_spread: float | None = None  # of the kernel, once optics are found
 
     def restorer(self, generator: RandomGenerator, *, seeks: bool = True) -> Restorer:
@@ -174,8 +213,22 @@ class Parts:
         prior = self._make_prior(generator)
         if self._n_updates is None:
             return prior
-        settle = partial(self._try_gaussians, generator=generator) if self._tries else None
-        return StandingKernel(prior, self._n_updates, settle)
+        return StandingKernel(prior, self._n_updates)
+
+    def trials(
+        self, kernel: Tensor, generator: RandomGenerator
+    ) -> Iteration[TrialStep, None, Tensor]:
+        """Return the trials that settle a kernel which has been sought."""
+        return try_gaussians(
+            self._model,
+            self._data,
+            self._noise.variances(self._data),
+            self._bounds,
+            self._load_diffusion(),
+            self._diffusion,
+            kernel,
+            generator,
+        )
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
         """Return a restorer for the search: of a motion, a small network.
@@ -261,18 +314,6 @@ class Parts:
         self._width_spread = optics.spread
         return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
 
-    def _try_gaussians(self, kernel: Tensor, generator: RandomGenerator) -> Tensor:
-        return try_gaussians(
-            self._model,
-            self._data,
-            self._noise.variances(self._data),
-            self._bounds,
-            self._load_diffusion(),
-            self._diffusion,
-            kernel,
-            generator,
-        )
-
     def _load_diffusion(self) -> DiffusionModel:
         return load(self._diffusion, self._precision, self._data.device)
 
@@ -343,12 +384,23 @@ def standing_after(settings: Settings) -> int | None:
     return max(1, min(settings.rks.updates, settings.iterations // 2))
 
 
-def tries_gaussians(settings: Settings) -> bool:
-    """Tell whether trials settle a kernel that is sought."""
-    assert settings.diffusion
+def trial_steps(settings: Settings) -> int:
+    """Return the image steps, at most, of the trials that settle a kernel which is sought."""
+    assert settings.diffusion and settings.iterations
     diffusion = settings.diffusion
     annealed = settings.method == "diffusion" and diffusion.sampler == "anneal"
-    return annealed and settings.kernel_family == "gaussian" and diffusion.trials > 0
+    tried = annealed and settings.kernel_family == "gaussian" and diffusion.trials > 0
+    stands = settings.iterations > (standing_after(settings) or 0)
+    return most_steps(diffusion) if tried and stands else 0
+
+
+def planned_steps(settings: Settings, *, known_kernel: bool = False) -> int:
+    """Return the image steps per plane: of search or trials, and of the restoration proper."""
+    assert settings.iterations
+    if known_kernel:
+        return settings.iterations
+    n_search = sum(each.steps for each in search_rounds(settings))
+    return n_search + trial_steps(settings) + settings.iterations
 
 
 _COUNTING_ROUNDS = (Round(20, 5, 5),)

@@ -36,7 +36,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device
 from napari_dkp.diffusion import loading
 from napari_dkp.noise import of_plane as noise_of
-from napari_dkp.plane import fit, search_rounds
+from napari_dkp.plane import fit, planned_steps
 from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 
@@ -107,9 +107,7 @@ class Run:
             self.settings.boundary,
         )
         _checks.not_smaller_than_kernel("image", lr_shape, self._scales, self._model.kernel_shape)
-        rounds = [] if kernel is not None else search_rounds(self.settings)
-        search_steps = sum(each.steps for each in rounds)
-        self._steps_per_plane = search_steps + (self.settings.iterations or 0)
+        self._steps_per_plane = planned_steps(self.settings, known_kernel=kernel is not None)
         self.n_steps = self.n_planes * self._steps_per_plane
         self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
         self._diverged = False

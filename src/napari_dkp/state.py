@@ -44,8 +44,8 @@ class State(Generic[Array]):
         in the search of the fit under way, while `image` is that of the latest finished one.
     stop : RUNNING until the last state.
     plane : index of the plane at work along the looped axes; () for a single plane.
-    searching : True while the kernel is sought; the image is then that of a small network, which
-        is given up for a better one.
+    searching : True while the kernel is sought apart from the image. That image is of a small
+        network, which is given up for a better one, or waits while kernels are tried.
     report : on the plane, with its last state; else None.
     """
 

@@ -124,13 +124,18 @@ class DiffusionRestorer:
         self._clean = self._as_planes(self._diffusion.denoise(noisy, level.time))
         self._residual = self._data_step.residual(self._clean)
         self._variance = 1 - level.alpha
-        drawn = self._clean[0]
+        self._drawn = self._clean[0]
         if self._steps == len(self._levels):
             self._clean = self._refined()
             self._residual = self._data_step.residual(self._clean)
         misfit = self._half_range * self._residual.mean(0).square().mean().sqrt()
         estimate = self._model.crop(self._as_seen(self._clean.mean(0)))
-        return RestorerStep(self._as_seen(drawn), estimate, misfit, misfit)
+        return RestorerStep(self.drawn, estimate, misfit, misfit)
+
+    @property
+    def drawn(self) -> Tensor:
+        """What the model made of the image at the latest step, on the domain; after one step."""
+        return self._as_seen(self._drawn)
 
     def evidence(self) -> Evidence:
         """Return what there is to report on the latest estimate; after at least one step."""
