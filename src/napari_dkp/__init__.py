@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_dkp._napari.layers import restore_layer as restore_layer
+    from napari_dkp.api import iter_restore as iter_restore
+    from napari_dkp.api import restore as restore
     from napari_dkp.config import DiffusionConfig as DiffusionConfig
     from napari_dkp.config import DIPConfig as DIPConfig
     from napari_dkp.config import NoiseConfig as NoiseConfig
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from napari_dkp.config import SearchConfig as SearchConfig
     from napari_dkp.config import Settings as Settings
     from napari_dkp.degradation import degrade as degrade
-    from napari_dkp.stack import iter_restore as iter_restore
-    from napari_dkp.stack import restore as restore
     from napari_dkp.state import Restoration as Restoration
     from napari_dkp.state import State as State
     from napari_dkp.state import Stop as Stop
@@ -36,8 +36,8 @@ _HOME = {
     "State": "state",
     "Stop": "state",
     "degrade": "degradation",
-    "iter_restore": "stack",
-    "restore": "stack",
+    "iter_restore": "api",
+    "restore": "api",
     "restore_layer": "_napari.layers",
 }
 

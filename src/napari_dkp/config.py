@@ -409,6 +409,10 @@ class Settings:
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
     precision : of the image network; everything else is float32 or better.
     seed : of every random draw.
+    share_kernel : planes of a stack have one kernel, per channel; it is found in a few of them, and
+        the others take far fewer steps. False seeks one in every plane.
+    tile : largest side, in source pixels, of what is restored at once: larger planes are taken
+        apart into overlapping tiles; None takes as much as memory allows.
     diagnostics : also keep the residual and the uncertainty of every pixel, see `report.Report`.
     optics : what is known of the microscope; None finds it in the spectrum of the image.
     noise : of the camera; None estimates it from the image.
@@ -427,6 +431,8 @@ class Settings:
     device: str = "auto"
     precision: Precision = "auto"
     seed: int = 0
+    share_kernel: bool = True
+    tile: int | None = None
     diagnostics: bool = False
     optics: OpticsConfig | None = None
     noise: NoiseConfig | None = None
@@ -467,8 +473,11 @@ class Settings:
             raise TypeError(f"device: expected a name such as 'auto' or 'cpu'; got {self.device!r}")
         _checks.choice("precision", self.precision, PRECISIONS)
         _integer(self, "seed", 0, 2**63 - 1)
-        if not isinstance(self.diagnostics, bool):
-            raise TypeError(f"diagnostics: expected True or False; got {self.diagnostics!r}")
+        for name in ("share_kernel", "diagnostics"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: expected True or False; got {getattr(self, name)!r}")
+        if self.tile is not None:
+            _integer(self, "tile", 32)
         for name, kind in _CONFIGS.items():
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
@@ -522,6 +531,9 @@ class Settings:
     def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
         """Read back what `to_dict` wrote, also after a trip through JSON."""
         values = _known(cls, values)
+        # Stored when every plane had a kernel of its own.
+        if values.get("rks"):
+            values.setdefault("share_kernel", False)
         if "richardson_lucy" not in values and values.get("rks") and values.get("method") == "dip":
             # Stored when "auto" still meant these, but for the published sampler.
             published = values["rks"].get("sampler") == "paper"

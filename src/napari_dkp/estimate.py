@@ -15,6 +15,7 @@ from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.gaussian_trials import WINDOW
+from napari_dkp.layout import guess_axes, is_coloured, looped_axes
 from napari_dkp.noise import Noise
 from napari_dkp.plane import (
     Parts,
@@ -23,7 +24,6 @@ from napari_dkp.plane import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.stack import guess_axes
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def estimate(
     settings = settings.resolve()
     axes = settings.axes or guess_axes(lr_shape)
     spatial = tuple(lr_shape[axes.index(letter)] for letter in "YX")
-    channels = lr_shape[axes.index("C")] if "C" in axes else 1
-    planes = math.prod(lr_shape[axes.index(letter)] for letter in axes if letter in "TZ")
+    channels = lr_shape[-1] if is_coloured(axes) else 1
+    planes = math.prod(lr_shape[axes.index(letter)] for letter in looped_axes(axes))
     model = Degradation(
         spatial, settings.scales(2), settings.kernel_sizes(2), settings.phase, settings.boundary
     )

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Generator as RandomGenerator
 from torch import Tensor
@@ -24,11 +23,12 @@ from napari_dkp.gaussian_trials import TrialStep, most_steps, try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
+from napari_dkp.plan import Plan
 from napari_dkp.randomness import make_generator
-from napari_dkp.report import Report, examine
 from napari_dkp.restorers.counting import CountingRestorer
 from napari_dkp.restorers.diffusion import DiffusionRestorer, levels
 from napari_dkp.restorers.dip import DIPRestorer
+from napari_dkp.restorers.evidence import Evidence
 from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
@@ -37,48 +37,33 @@ from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
 
 
-def fit(
-    model: Degradation,
-    data: Tensor,
-    bounds: tuple[float, float],
-    noise: Noise,
-    settings: Settings,
-    kernel: np.ndarray | None = None,
-) -> engine.StateGenerator[Tensor]:
-    """Restore one plane: find its kernel, unless it is known, then its image.
+def fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
+    """Restore one plane: find its kernel, unless a plan has it, then its image.
 
-    Parameters
-    ----------
-    model : forward model of the plane.
-    data : LR plane in normalised intensity on its device, shape (C, h, w).
-    bounds : lowest and highest intensity of the restored image, normalised.
-    noise : of the data, normalised.
-    settings : resolved settings.
-    kernel : known PSF, float32, shape model.kernel_shape; None for a blind run.
+    Planes of one shape may stand side by side as channels: they share one kernel.
 
     Yields
     ------
-    A state per image step, numbered over the search and the restoration proper.
+    A state per image step, numbered over the search and the restoration proper. If the last one is
+    of a restoration that is complete, the parts know its `plan` and its `evidence`.
     """
-    parts = Parts(model, data, bounds, noise, settings)
     with parts.kept_memory():
         # Its frame, with all that takes memory, is gone before the memory is given back.
-        yield from _fit(parts, settings, model.upsample(data), kernel)
+        yield from _fit(parts)
 
 
-def _fit(
-    parts: "Parts", settings: Settings, start: Tensor, kernel: np.ndarray | None
-) -> engine.StateGenerator[Tensor]:
-    """Do what `fit` says; `start` is the interpolated data on the HR frame, shape (C, H, W)."""
+def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
+    settings, plan = parts.settings, parts.given
+    start = parts.start()
     generator = make_generator(settings.seed)
-    rounds = [] if kernel is not None else search_rounds(settings)
-    tried = kernel is None and trial_steps(settings) > 0
-    restorer = parts.restorer(generator, seeks=kernel is None and not rounds)
-    n_steps = planned_steps(settings, known_kernel=kernel is not None)
+    rounds = [] if plan else search_rounds(settings)
+    tried = plan is None and trial_steps(settings) > 0
+    restorer = parts.restorer(generator, seeks=plan is None and not rounds)
+    n_steps = planned_steps(settings, plan)
     left = parts.n_steps
     prior: engine.KernelPrior
-    if kernel is not None:
-        prior = KnownKernel(torch.from_numpy(kernel).to(start.device))
+    if plan:
+        prior = KnownKernel(torch.from_numpy(plan.kernel).to(start.device))
     elif rounds:
         scout = partial(parts.scout, generator=generator)
         every = parts.rks.every
@@ -88,7 +73,7 @@ def _fit(
             return
         prior = KnownKernel(found)
     elif tried and isinstance(restorer, DiffusionRestorer):
-        reached = yield from _seek_and_try(parts, settings, restorer, start, generator)
+        reached = yield from _seek_and_try(parts, restorer, start, generator)
         if reached is None:
             return
         start, settled, n_seeking = reached
@@ -97,15 +82,13 @@ def _fit(
     else:
         prior = parts.prior(generator)
     for state in engine.alternate(restorer, prior, start, left, kernel_every(settings)):
-        report = None
         if state.stop is Stop.COMPLETED:
-            report = parts.report(restorer, state.kernel)
-        yield replace(state, step=n_steps - left + state.step, n_steps=n_steps, report=report)
+            parts.conclude(restorer, state.kernel)
+        yield replace(state, step=n_steps - left + state.step, n_steps=n_steps)
 
 
 def _seek_and_try(
     parts: "Parts",
-    settings: Settings,
     restorer: DiffusionRestorer,
     start: Tensor,
     generator: RandomGenerator,
@@ -114,6 +97,7 @@ def _seek_and_try(
 
     Returns the image, the kernel and the steps it took to seek it; None where the image diverged.
     """
+    settings = parts.settings
     n_steps = planned_steps(settings)
     n_seeking = standing_after(settings) or 0
     prior = parts.prior(generator)
@@ -138,7 +122,23 @@ Restorer = DIPRestorer | DiffusionRestorer | CountingRestorer
 
 
 class Parts:
-    """What restores one plane, made as its settings say; parameters as of `fit`."""
+    """What restores one plane, made as its settings say.
+
+    Parameters
+    ----------
+    model : forward model of the plane.
+    data : LR plane in normalised intensity on its device, shape (C, *lr_shape).
+    bounds : lowest and highest intensity of the restored image, normalised.
+    noise : of the data, normalised.
+    settings : resolved settings.
+    plan : what is known before; None for a blind run.
+    halves : of the plane's photons, for method "richardson-lucy"; None deals them.
+
+    Attributes
+    ----------
+    plan : what planes alike can be restored by; None until this one is.
+    evidence : what there is to report; None until then.
+    """
 
     def __init__(
         self,
@@ -147,6 +147,8 @@ class Parts:
         bounds: tuple[float, float],
         noise: Noise,
         settings: Settings,
+        plan: Plan | None = None,
+        halves: PhotonHalves | None = None,
     ) -> None:
         if not (
             settings.rks
@@ -158,6 +160,10 @@ class Parts:
             and settings.iterations
         ):
             raise ValueError("settings: expected resolved settings; got some with open fields")
+        self.settings = settings
+        self.given = plan
+        self.plan: Plan | None = None
+        self.evidence: Evidence | None = None
         self.rks = settings.rks
         self._method = settings.method
         self._counts_photons = settings.method == "richardson-lucy"
@@ -165,9 +171,10 @@ class Parts:
         self._optics = settings.optics
         self._seed = settings.seed
         self._richardson_lucy = settings.richardson_lucy
-        self.n_steps = settings.iterations
+        self.n_steps = own_steps(settings, plan)
         self._model = model
         self._data = data
+        self._dealt = halves
         self._bounds = bounds
         self._family = settings.kernel_family
         self._pke = settings.pke
@@ -178,9 +185,24 @@ class Parts:
         self._dip = settings.dip
         self._diffusion = settings.diffusion
         self._precision = resolve_precision(settings.precision, data.device)
-        self._diagnostics = settings.diagnostics
         self._n_updates = standing_after(settings)
-        self._width_spread: float | None = None  # of the kernel, once optics are found
+        # Of the kernel, once optics are found.
+        self._width_spread: float | None = plan.width_spread if plan else None
+
+    def start(self) -> Tensor:
+        """Return the interpolated data on the HR frame, shape (C, *hr_shape)."""
+        return self._model.upsample(self._data)
+
+    def conclude(self, restorer: Restorer, kernel: Tensor) -> None:
+        """Take up what a complete restoration has led to."""
+        route = restorer.route if isinstance(restorer, CountingRestorer) else None
+        steps = self.given.steps if self.given else None
+        if self._method == "diffusion" and not self.given:
+            # Those in which the kernel was sought are done for all.
+            steps = self.n_steps - (self._n_updates or 0)
+        found = kernel.cpu().numpy()
+        self.plan = Plan(found, route, steps or None, self._width_spread)
+        self.evidence = restorer.evidence()
 
     def restorer(self, generator: RandomGenerator, *, seeks: bool = True) -> Restorer:
         """Return the restorer of the image that is handed out.
@@ -192,7 +214,8 @@ class Parts:
         """
         if self._counts_photons:
             halves = self._halves(generator)
-            return CountingRestorer(self._model, halves, self._richardson_lucy)
+            route = self.given.route if self.given else None
+            return CountingRestorer(self._model, halves, self._richardson_lucy, route)
         if self._method == "diffusion":
             diffusion = self._load_diffusion()
             n_seeking = (self._n_updates or 0) if seeks else 0
@@ -261,17 +284,6 @@ class Parts:
             burn_in=burn_in(search),
         )
 
-    def report(self, restorer: Restorer, kernel: Tensor) -> Report:
-        """Return what there is to trust in the latest estimate of that restorer."""
-        return examine(
-            self._data,
-            restorer.evidence(),
-            self._noise,
-            kernel,
-            width_spread=self._width_spread,
-            maps=self._diagnostics,
-        )
-
     def kept_memory(self) -> AbstractContextManager[None]:
         """Return a context for the steps: one takes again what another has freed."""
         on_cpu = self._data.device.type == "cpu"
@@ -318,7 +330,7 @@ class Parts:
         return load(self._diffusion, self._precision, self._data.device)
 
     def _halves(self, generator: RandomGenerator) -> PhotonHalves:
-        return PhotonHalves(self._model, self._data, self._noise, generator)
+        return self._dealt or PhotonHalves(self._model, self._data, self._noise, generator)
 
     def _make_dip(
         self,
@@ -394,13 +406,51 @@ def trial_steps(settings: Settings) -> int:
     return most_steps(diffusion) if tried and stands else 0
 
 
-def planned_steps(settings: Settings, *, known_kernel: bool = False) -> int:
-    """Return the image steps per plane: of search or trials, and of the restoration proper."""
+def own_steps(settings: Settings, plan: Plan | None) -> int:
+    """Return the image steps of a restoration proper, at most."""
     assert settings.iterations
-    if known_kernel:
+    if plan is None:
         return settings.iterations
-    n_search = sum(each.steps for each in search_rounds(settings))
-    return n_search + trial_steps(settings) + settings.iterations
+    if plan.route is not None:
+        return plan.route.steps
+    return plan.steps or settings.iterations
+
+
+def planned_steps(settings: Settings, plan: Plan | None = None) -> int:
+    """Return the image steps per plane: of search or trials, and of the restoration proper."""
+    before = 0
+    if plan is None:
+        before = sum(each.steps for each in search_rounds(settings)) + trial_steps(settings)
+    return before + own_steps(settings, plan)
+
+
+def likely_steps(settings: Settings, plan: Plan | None = None) -> int:
+    """Return the image steps that a plane probably takes by a plan that is still to be found."""
+    assert settings.iterations
+    if settings.method == "richardson-lucy":
+        return min(_USUAL_ROUTE, settings.iterations)
+    if settings.method == "diffusion" and plan is None:
+        return settings.iterations - (standing_after(settings) or 0) or settings.iterations
+    return own_steps(settings, plan)
+
+
+def bytes_per_pixel(settings: Settings, channels: int) -> float:
+    """Return the memory that a restoration takes per pixel of the restored plane, roughly."""
+    if settings.method == "richardson-lucy":
+        return _COUNTING_BYTES * channels
+    if settings.method == "diffusion":
+        assert settings.diffusion
+        return _DIFFUSED_BYTES * channels * settings.diffusion.samples
+    assert settings.dip
+    return _FITTED_BYTES * finest_channels(settings.dip) + _COUNTING_BYTES * channels
 
 
 _COUNTING_ROUNDS = (Round(20, 5, 5),)
+# Steps of most routes.
+_USUAL_ROUTE = 24
+# Of penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.
+_COUNTING_BYTES = 550
+# Of a diffusion model's images, and its network.
+_DIFFUSED_BYTES = 3000
+# Of a network that is fitted, per channel at full resolution.
+_FITTED_BYTES = 60

@@ -1,64 +1,63 @@
-"""Planes of an image, one after the other: a run that can be watched, and its result."""
+"""Planes of an image, channel after channel: a run that can be watched, and its result."""
 
-import inspect
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+import math
+import traceback
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from napari_dkp import _checks
+from napari_dkp import _checks, sharing
+from napari_dkp.block import Block
 from napari_dkp.choice import choose
-from napari_dkp.config import (
-    Boundary,
-    DiffusionConfig,
-    DIPConfig,
-    KernelFamilyName,
-    Method,
-    NoiseConfig,
-    OpticsConfig,
-    Phase,
-    PKEConfig,
-    Precision,
-    PresetName,
-    RichardsonLucyConfig,
-    RKSConfig,
-    SearchConfig,
-    Settings,
-)
+from napari_dkp.config import Settings
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import resolve_device
+from napari_dkp.device import free_memory, is_out_of_memory, resolve_device
 from napari_dkp.diffusion import loading
-from napari_dkp.noise import of_plane as noise_of
-from napari_dkp.plane import fit, planned_steps
+from napari_dkp.intensity import Scaling
+from napari_dkp.layout import Index, Layout
+from napari_dkp.plan import Plan
+from napari_dkp.plane import bytes_per_pixel, likely_steps, planned_steps
 from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop, Unfetched
+from napari_dkp.tiling import Tiling
+
+States = Generator[State[np.ndarray], None, None]
 
 
 class Run:
     """A restoration that can be watched, stopped, and asked for its result.
 
     Everything is checked here, before any work. Iterate to run; each state is one image step of one
-    plane. Stop by not iterating further, then ask for `result`.
+    plane, or of several that are restored together. Stop by not iterating further, then ask for
+    `result`.
+
+    What planes have in common is found first, in a few pieces. After that no plane depends on
+    another one, so that some of them can be left out, or done elsewhere, without a difference.
 
     Parameters
     ----------
     image : array with axes as in `settings.axes`; dask and zarr arrays are read plane by plane.
     settings : see `Settings`; None fields are resolved here.
     kernel : known PSF in HR pixels, shape (K, K); the run is then non-blind.
+    keep : hold all planes until the end, for `result`. False leaves them to who takes the states
+        that are `done`: memory then does not grow with the number of planes.
 
     Attributes
     ----------
     settings : resolved settings, axes filled in.
+    layout : which axes planes have, and along which they lie.
     choice : in words, what "auto" took for this image and why; empty where nothing was "auto".
     device : torch.device in use.
-    n_planes, n_steps : planes, and image steps over all of them.
+    n_planes, n_steps : planes, and image steps over all of them, as far as is known.
+    plans : what was found in common, per channel.
+    notes : what was done otherwise than planned.
 
     Raises
     ------
@@ -66,75 +65,87 @@ class Run:
         If the image, the kernel or a setting cannot be used; the message names it.
     """
 
-    def __init__(self, image: Any, settings: Settings, kernel: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        image: Any,
+        settings: Settings,
+        kernel: np.ndarray | None = None,
+        *,
+        keep: bool = True,
+    ) -> None:
         image = _as_array(image)
         _checks.real_dtype("image", np.dtype(image.dtype))
-        axes = settings.axes or guess_axes(image.shape)
-        _checks.axes("axes", axes, len(image.shape))
-        if 0 in image.shape:
-            raise ValueError(f"image: expected at least one pixel; got shape {tuple(image.shape)}")
+        self.layout = layout = Layout.of(image, settings.axes)
         self.device = resolve_device(settings.device)
         self._image = image
-        self._spatial = tuple(axes.index(letter) for letter in "YX")
-        self._looped = tuple(axes.index(letter) for letter in axes if letter in "TZ")
-        plane_axes = [letter for letter in axes if letter not in "TZ"]
-        # Where C (if any), Y and X are in a plane.
-        self._order = [plane_axes.index(letter) for letter in "CYX" if letter in plane_axes]
-        shape = tuple(image.shape[axis] for axis in self._looped)
-        self._planes = list(np.ndindex(*shape))
-        self.n_planes = len(self._planes)
-        self._check_values(image)
+        self._keep = keep
+        self.n_planes = len(layout.planes)
+        self._check_values()
         choice = choose(
-            partial(self._sample, tuple(n // 2 for n in shape)),
-            replace(settings, axes=axes),
+            partial(self._load, layout.middle),
+            replace(settings, axes=layout.axes),
             known_kernel=kernel is not None,
         )
         self.choice = choice.reason
         self.settings = choice.settings.resolve()
         if self.settings.method == "diffusion" and self.settings.diffusion:
             loading.check(self.settings.diffusion)
-        self._scales = self.settings.scales(len(self._spatial))
+        ndim = len(layout.spatial)
+        self._scales = self.settings.scales(ndim)
         self._kernel: np.ndarray | None = None
         if kernel is not None:
-            self._kernel = _checks.psf("kernel", _as_array(kernel), len(self._spatial))
-        lr_shape = tuple(image.shape[axis] for axis in self._spatial)
-        sizes = self.settings.kernel_sizes(len(self._spatial))
+            self._kernel = _checks.psf("kernel", _as_array(kernel), ndim)
+        sizes = self.settings.kernel_sizes(ndim) if self._kernel is None else self._kernel.shape
         self._model = Degradation(
-            lr_shape,
-            self._scales,
-            sizes if self._kernel is None else self._kernel.shape,
-            self.settings.phase,
-            self.settings.boundary,
+            layout.lr_shape, self._scales, sizes, self.settings.phase, self.settings.boundary
         )
-        _checks.not_smaller_than_kernel("image", lr_shape, self._scales, self._model.kernel_shape)
-        self._steps_per_plane = planned_steps(self.settings, known_kernel=kernel is not None)
-        self.n_steps = self.n_planes * self._steps_per_plane
-        self._states: dict[tuple[int, ...], State[np.ndarray]] = {}
-        self._diverged = False
+        _checks.not_smaller_than_kernel("image", layout.lr_shape, self._scales, sizes)
+        # Neighbouring tiles share what the kernel reaches, and the image beyond as far again.
+        self._overlap = max(
+            math.ceil(_REACH * taps / s) for taps, s in zip(sizes, self._scales, strict=True)
+        )
+        self._channels = layout.shape[-1] if layout.coloured else 1  # of a plane
+        self._set_side(self._affordable_side())
+        self._groups = self._grouped()
+        self.plans: dict[int, Plan] = {}
         self._steps = 0
-        self._history: list[float] = []
-        self._search_history: list[float] = []
-        self._seconds = 0.0
+        self._reset()
 
-    def __iter__(self) -> Generator[State[np.ndarray], None, None]:
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        """Shape of a restored plane, axes as in the image."""
+        shape = [n for n, axis in zip(self.layout.shape, self.layout.axes, strict=True)]
+        for axis, s in zip(self.layout.spatial, self._scales, strict=True):
+            shape[self.layout.axes.index(axis)] *= s
+        kept = [axis not in self.layout.looped for axis in self.layout.axes]
+        return tuple(n for n, here in zip(shape, kept, strict=True) if here)
+
+    def __iter__(self) -> States:
         """Run from the start; yield a state per image step."""
-        self._states.clear()
-        self._history.clear()
-        self._search_history.clear()
-        self._diverged = False
+        return self.iterate()
+
+    def iterate(self, done: Collection[Index] = ()) -> States:
+        """Run, but for some planes.
+
+        Parameters
+        ----------
+        done : indices of planes that are left out. Those that are restored together are, unless all
+            of them are done. `plans` that were found before may be put in place first; nothing
+            else is taken over from another run.
+        """
+        self._reset()
         began = perf_counter()
-        for number, index in enumerate(self._planes):
-            plane = self._read(index)
-            _checks.finite(f"image, plane {index}", plane)
-            _checks.within_float32("image", plane)
-            for state in self._restore_plane(plane, index, number):
-                self._states[index] = state
+        for state in self._all(frozenset(done)):
+            if self._keep:
+                self._states[state.plane] = state
+            if state.step != self._steps:
                 history = self._search_history if state.searching else self._history
                 history.append(state.residual)
-                self._steps = state.step
-                self._seconds = perf_counter() - began
-                yield state
-            self._states[index] = replace(state)  # which fetches its arrays
+            self._steps = state.step
+            self._seconds = perf_counter() - began
+            yield state
+            if self._keep and state.done:
+                self._states[state.plane] = replace(state)  # which fetches its arrays
 
     def result(self) -> Restoration:
         """Return what there is: also of a run that was stopped.
@@ -145,29 +156,27 @@ class Run:
         Raises
         ------
         ValueError
-            If no step has been done.
+            If no step has been done, or planes are not kept.
         """
         if not self._states:
-            raise ValueError("result: expected a run of at least one step; got none")
+            raise ValueError("result: expected a run of at least one step that keeps its planes")
         latest = next(reversed(self._states.values()))
-        planes = []
-        kernels = []
-        for index in self._planes:
-            state = self._states.get(index)
-            planes.append(self._interpolated(index) if state is None else state.image)
-            kernels.append((state or latest).kernel)
-        reports = tuple(
-            None if index not in self._states else self._states[index].report
-            for index in self._planes
-        )
-        looped = tuple(self._image.shape[axis] for axis in self._looped)
-        complete = len(self._states) == self.n_planes and latest.stop is not Stop.RUNNING
+        if self._running is not None:
+            self._take_running(self._running)
+        states = [self._states.get(index) for index in self.layout.planes]
+        planes = [
+            self._interpolated(index) if state is None else state.image
+            for index, state in zip(self.layout.planes, states, strict=True)
+        ]
+        kernels = [(state or latest).kernel for state in states]
+        reports = tuple(None if state is None else state.report for state in states)
+        complete = all(state is not None and state.done for state in states)
         stop = Stop.CANCELLED
         if complete:
             stop = Stop.DIVERGED if self._diverged else Stop.COMPLETED
         return Restoration(
-            image=self._along_loops(planes),
-            kernel=np.stack(kernels).reshape(*looped, *latest.kernel.shape),
+            image=self.layout.assembled(planes),
+            kernel=np.stack(kernels).reshape(*self.layout.looped_shape, *latest.kernel.shape),
             settings=self.settings,
             seed=self.settings.seed,
             device=str(self.device),
@@ -177,18 +186,318 @@ class Run:
             steps=self._steps,
             known_kernel=self._kernel is not None,
             choice=self.choice,
+            notes=tuple(self.notes),
             reports=reports,
-            residual=self._map([None if report is None else report.residual for report in reports]),
-            uncertainty=self._map(
-                [None if report is None else report.uncertainty for report in reports]
-            ),
+            residual=self._map([None if r is None else r.residual for r in reports]),
+            uncertainty=self._map([None if r is None else r.uncertainty for r in reports]),
         )
 
-    def _along_loops(self, planes: list[np.ndarray]) -> np.ndarray:
-        """Put one array per plane where the input has its planes."""
-        looped = tuple(self._image.shape[axis] for axis in self._looped)
-        image = np.stack(planes).reshape(*looped, *planes[0].shape)
-        return np.ascontiguousarray(np.moveaxis(image, range(len(looped)), self._looped))
+    def _take_running(self, running: "_Running") -> None:
+        """Take up planes that are restored together with the one that states show."""
+        for number, index in enumerate(running.indices):
+            state = self._states.get(index)
+            if state is None or not state.done:
+                image, kernel = self._fetched(running.block, number, running.state)
+                shown = self._states[running.indices[0]]
+                self._states[index] = replace(shown, image=image, kernel=kernel, plane=index)
+
+    def _reset(self) -> None:
+        self._states: dict[Index, State[np.ndarray]] = {}
+        self._diverged = False
+        self._steps = 0
+        self._history: list[float] = []
+        self._search_history: list[float] = []
+        self._seconds = 0.0
+        self.notes: list[str] = []
+        self._unsaid = ""
+        self._running: _Running | None = None
+        self._planes_left = 0
+        # Steps of what is done, and probable ones of what comes after what is under way.
+        self._steps_before = self._steps_after = 0
+        self.n_steps = sum(self._planned(group) for group in self._groups)
+
+    # What there is to do
+
+    def _grouped(self) -> list["_Group"]:
+        """Return the planes that have something in common, channel after channel."""
+        photons = self.settings.method == "richardson-lucy"
+        groups = []
+        by_channel = sorted(self.layout.planes, key=self.layout.channel)
+        for channel, members in groupby(by_channel, self.layout.channel):
+            planes = list(members)
+            shared = self.settings.share_kernel and len(planes) > 1
+            size = self._together() if shared else 1
+            blocks = [planes[i : i + size] for i in range(0, len(planes), size)]
+            # Of a known kernel only a route is left to be found.
+            piloted = shared and len(blocks) > 1 and (photons or self._kernel is None)
+            groups.append(_Group(channel, blocks, piloted, planes))
+        return groups
+
+    def _together(self) -> int:
+        """Return how many planes are restored at once: as outputs of one network, for its cost."""
+        if self.settings.method != "dip" or self.settings.preset == "paper":
+            return 1
+        return max(1, _OUTPUTS // self._channels)
+
+    def _planned(self, group: "_Group") -> int:
+        """Return the image steps that a group probably takes."""
+        given = self._given
+        pilot = planned_steps(self.settings, given) if group.piloted else 0
+        return pilot + len(group.blocks) * self._likely(group.piloted)
+
+    def _likely(self, piloted: bool) -> int:
+        """Return the image steps that a block probably takes, where its plan is not known."""
+        given = self._given
+        if len(self._tiling) > 1:
+            own = 0 if piloted else planned_steps(self.settings, given)
+            return own + len(self._tiling) * likely_steps(self.settings, given)
+        return (likely_steps if piloted else planned_steps)(self.settings, given)
+
+    @property
+    def _given(self) -> Plan | None:
+        """What is known without a search."""
+        return None if self._kernel is None else Plan(self._kernel)
+
+    # How large tiles are
+
+    def _affordable_side(self) -> int:
+        """Return the largest side of a tile that memory allows, or the one that is asked for."""
+        whole = max(self.layout.lr_shape)
+        if self.settings.tile is not None:
+            return self.settings.tile
+        shared = self.settings.share_kernel and self.n_planes > 1
+        planes = min(self._together(), self.n_planes) if shared else 1
+        each = bytes_per_pixel(self.settings, planes * self._channels)
+        pixels = math.prod(self._model.domain_shape)
+        if each * pixels <= _SURELY_FREE:
+            return whole
+        room = _SHARE_OF_MEMORY * free_memory(self.device)
+        if each * pixels <= room:
+            return whole
+        beyond = max(self._model.kernel_shape)
+        side = (room / each) ** (1 / self._model.ndim) - beyond
+        return int(side) // max(self._scales)
+
+    def _set_side(self, side: int) -> None:
+        """Take tiles of so many samples along each axis; the settings remember where they count."""
+        whole = max(self.layout.lr_shape)
+        if side < whole:
+            if self.settings.boundary == "circular":
+                raise ValueError("tile: expected none with boundary 'circular': a tile cannot wrap")
+            side = max(side, 2 * self._overlap)
+        self._side = min(side, whole)
+        self._tiling = Tiling(self.layout.lr_shape, self._side, self._overlap)
+        if len(self._tiling) > 1:
+            self.settings = replace(self.settings, tile=self._side)
+
+    def _shrink(self) -> bool:
+        """Take smaller tiles, or the CPU; False where neither is left."""
+        side = self._side // 2
+        where = f"Memory ran out on {self.device}"
+        if side >= 2 * self._overlap and self.settings.boundary != "circular":
+            self._set_side(side)
+            self._say(f"{where}: tiles are now {self._side} pixels wide.")
+        elif self.device.type != "cpu":
+            self.device = torch.device("cpu")
+            self._say(f"{where}: the run goes on on the CPU.")
+        else:
+            return False
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return True
+
+    def _say(self, note: str) -> None:
+        self.notes.append(note)
+        self._unsaid = note
+
+    # Doing it
+
+    def _all(self, done: frozenset[Index]) -> States:
+        groups = [group.without(done) for group in self._groups]
+        self._planes_left = sum(len(block) for group in groups for block in group.blocks)
+        for number, group in enumerate(groups):
+            later = sum(map(self._planned, groups[number + 1 :]))
+            plan = self.plans.get(group.channel) or self._given
+            if group.blocks and group.piloted and group.channel not in self.plans:
+                self._steps_after = later + len(group.blocks) * self._likely(True)
+                plan = yield from self._pilot(group.planes, group.blocks[0][0])
+                if plan is not None:
+                    self.plans[group.channel] = plan
+            for position, block in enumerate(group.blocks, 1):
+                each = self._likely(False)
+                if group.piloted and plan is not None:
+                    each = len(self._tiling) * planned_steps(self.settings, plan)
+                self._steps_after = later + (len(group.blocks) - position) * each
+                yield from self._restore(block, plan)
+
+    def _pilot(
+        self, planes: list[Index], shown: Index
+    ) -> Generator[State[np.ndarray], None, Plan | None]:
+        """Find in pieces of planes what these have in common; None where there is no contrast."""
+        found = sharing.pieces(self._load, planes, self.layout.lr_shape, self._overlap)
+        if not found:
+            return self._given
+        shape = tuple(found[0].shape[1:])
+        model = self._model
+        if shape != model.lr_shape:  # a piece does not wrap
+            model = replace(model, lr_shape=shape, boundary="free")
+        block = Block(found, self.settings, model, self.device)
+        for state in block.run(self._given):
+            fetch = partial(self._searched, shown, state.kernel)
+            scale = block.scaling.range
+            yield self._state(state, fetch, shown, scale, searching=True)
+        self._steps_before += planned_steps(self.settings, self._given)
+        return block.plan or self._given
+
+    def _searched(self, index: Index, kernel: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return _sealed(self._interpolated(index)), _host(kernel)
+
+    def _restore(self, indices: list[Index], plan: Plan | None) -> States:
+        """Restore planes together; with smaller tiles where memory runs out."""
+        planes = {index: self._load(index) for index in indices}
+        flat = [index for index, plane in planes.items() if plane.min() == plane.max()]
+        planes = {index: plane for index, plane in planes.items() if index not in flat}
+        before = self._steps_before
+        while planes:
+            try:
+                yield from self._attempt(planes, plan)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not (is_out_of_memory(error) and self._shrink()):
+                    raise
+                traceback.clear_frames(error.__traceback__)  # which hold what is too large
+            self._steps_before = before
+        for index in flat:
+            yield self._empty(index)
+
+    def _attempt(self, planes: dict[Index, np.ndarray], plan: Plan | None) -> States:
+        first = next(iter(planes))
+        tiling = self._tiling
+        if len(tiling) > 1 and (plan is None or self._lacks_route(plan)):
+            plan = yield from self._pilot(list(planes), first)
+        block = Block(list(planes.values()), self.settings, self._model, self.device)
+        scale = block.scaling.range
+        for state in block.run(plan, tiling):
+            self._running = _Running(list(planes), block, state)
+            fetch = partial(self._fetched, block, 0, state)
+            if state.stop is Stop.RUNNING:
+                yield self._state(state, fetch, first, scale)
+        self._running = None
+        self._diverged |= state.stop is Stop.DIVERGED
+        reports = block.reports(state.kernel)
+        for number, (index, report) in enumerate(zip(planes, reports, strict=True)):
+            yield self._state(
+                state,
+                partial(self._fetched, block, number, state),
+                index,
+                scale,
+                stop=self._stop(),
+                report=self._as_seen(report, block.scaling),
+                done=True,
+            )
+        self._steps_before += len(tiling) * planned_steps(self.settings, plan)
+
+    def _lacks_route(self, plan: Plan) -> bool:
+        return plan.route is None and self.settings.method == "richardson-lucy"
+
+    def _state(
+        self,
+        state: State[Tensor],
+        fetch: Callable[[], tuple[np.ndarray, np.ndarray]],
+        index: Index,
+        scale: float,
+        *,
+        searching: bool = False,
+        stop: Stop = Stop.RUNNING,
+        report: Report | None = None,
+        done: bool = False,
+    ) -> State[np.ndarray]:
+        """Return a state of the run from one of a block."""
+        self.n_steps = self._steps_before + state.n_steps + self._steps_after
+        note, self._unsaid = self._unsaid, ""
+        return Unfetched.of(
+            fetch,
+            step=self._steps_before + state.step,
+            n_steps=self.n_steps,
+            loss=state.loss,
+            residual=scale * state.residual,
+            stop=stop,
+            plane=index,
+            searching=searching or state.searching,
+            report=report,
+            done=done,
+            note=note,
+        )
+
+    def _empty(self, index: Index) -> State[np.ndarray]:
+        """Return the last state of a plane without contrast: nothing to do, no kernel to find."""
+        kernel = self._kernel
+        if kernel is None:
+            kernel = np.zeros(self._model.kernel_shape, np.float32)
+            kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
+        # One step, for a plane that is done has a state.
+        self._steps_before += 1
+        self.n_steps = max(self.n_steps, self._steps_before + self._steps_after)
+        return State(
+            step=self._steps_before,
+            n_steps=self.n_steps,
+            image=_sealed(self._interpolated(index)),
+            kernel=_sealed(kernel.copy()),
+            loss=0.0,
+            residual=0.0,
+            stop=self._stop(),
+            plane=index,
+            done=True,
+        )
+
+    def _stop(self) -> Stop:
+        """Return the stop of the run where one more plane is done."""
+        self._planes_left -= 1
+        if self._planes_left:
+            return Stop.RUNNING
+        return Stop.DIVERGED if self._diverged else Stop.COMPLETED
+
+    # Planes and images
+
+    def _load(self, index: Index) -> np.ndarray:
+        """Load one plane in its own type, shape (C, *lr_shape), and check it."""
+        plane = self.layout.read(self._image, index)
+        name = f"image, plane {index}" if self.layout.looped else "image"
+        _checks.finite(name, plane)
+        _checks.within_float32("image", plane)
+        return plane
+
+    def _check_values(self) -> None:
+        """Check arrays in memory and single planes now; lazy planes are when they are read."""
+        if isinstance(self._image, np.ndarray):
+            _checks.finite("image", self._image)
+        if self.n_planes == 1:
+            plane = self._load(self.layout.middle)
+            _checks.varying("image", plane)
+
+    def _fetched(
+        self, block: Block, number: int, state: State[Tensor]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bring image and kernel of a plane to the host, as users see them."""
+        image = block.of_plane(number, state.image).cpu().numpy()
+        return _sealed(self.layout.as_read(block.scaling.restore(image))), _host(state.kernel)
+
+    def _interpolated(self, index: Index) -> np.ndarray:
+        """Return a plane's source on the HR grid, zero where the source is not finite."""
+        plane = self.layout.read(self._image, index).astype(np.float32)
+        plane = np.nan_to_num(plane, posinf=0.0, neginf=0.0)
+        return self.layout.as_read(self._model.upsample(torch.from_numpy(plane)).numpy())
+
+    def _as_seen(self, report: Report | None, scaling: Scaling) -> Report | None:
+        """Give the images of a report the axes, and the unit, that users know."""
+        if report is None:
+            return None
+        residual, uncertainty = report.residual, report.uncertainty
+        if residual is not None:
+            residual = self.layout.as_read(residual)
+        if uncertainty is not None:
+            uncertainty = self.layout.as_read(scaling.range * uncertainty)
+        return replace(report, residual=residual, uncertainty=uncertainty)
 
     def _map(self, planes: list[np.ndarray | None]) -> np.ndarray | None:
         """Put what some planes have where the input has its planes."""
@@ -196,291 +505,51 @@ class Run:
         if not present:
             return None
         empty = np.full_like(present[0], np.nan)
-        return self._along_loops([empty if plane is None else plane for plane in planes])
-
-    def _check_values(self, image: Any) -> None:
-        """Check arrays in memory and single planes now; lazy planes are when they are read."""
-        if isinstance(image, np.ndarray):
-            _checks.finite("image", image)
-        if self.n_planes == 1:
-            plane = self._read(self._planes[0])
-            _checks.finite("image", plane)
-            _checks.varying("image", plane)
-            _checks.within_float32("image", plane)
-
-    def _restore_plane(
-        self, plane: np.ndarray, index: tuple[int, ...], number: int
-    ) -> Generator[State[np.ndarray], None, None]:
-        """Restore one plane of shape (C, h, w); yield states of the run in intensity units."""
-        done = number * self._steps_per_plane
-        if plane.min() == plane.max():
-            yield self._empty(index, number)
-            return
-        scaling = _Scaling.of(plane)
-        data = torch.from_numpy(scaling.normalise(plane)).to(self.device)
-        own_noise = noise_of(plane, self.settings.noise).rescaled(scaling.low, scaling.range)
-        for state in fit(self._model, data, scaling.bounds, own_noise, self.settings, self._kernel):
-            yield Unfetched.of(
-                partial(_fetched, state, scaling, self._order),
-                step=done + state.step,
-                n_steps=self.n_steps,
-                loss=state.loss,
-                residual=scaling.range * state.residual,
-                stop=self._stop(state.stop, number),
-                plane=index,
-                searching=state.searching,
-                report=_as_seen(state.report, scaling, self._order),
-            )
-
-    def _stop(self, stop: Stop, number: int) -> Stop:
-        """Return the stop of the run where that of a plane is `stop`."""
-        self._diverged |= stop is Stop.DIVERGED
-        if number < self.n_planes - 1:
-            return Stop.RUNNING
-        return Stop.DIVERGED if self._diverged and stop is Stop.COMPLETED else stop
-
-    def _sample(self, index: tuple[int, ...]) -> np.ndarray:
-        """Load one plane that others are judged by."""
-        plane = self._read(index)
-        _checks.finite(f"image, plane {index}", plane)
-        _checks.within_float32("image", plane)
-        return plane
-
-    def _read(self, index: tuple[int, ...]) -> np.ndarray:
-        """Load one plane in its own type, shape (C, h, w)."""
-        where: list[int | slice] = [slice(None)] * len(self._image.shape)
-        for axis, position in zip(self._looped, index, strict=True):
-            where[axis] = position
-        plane = np.asarray(self._image[tuple(where)]).transpose(self._order)
-        return plane if plane.ndim == 3 else plane[None]
-
-    def _interpolated(self, index: tuple[int, ...]) -> np.ndarray:
-        """Return a plane's source on the HR grid, zero where the source is not finite."""
-        plane = np.nan_to_num(self._read(index).astype(np.float32), posinf=0.0, neginf=0.0)
-        return _as_read(self._model.upsample(torch.from_numpy(plane)).numpy(), self._order)
-
-    def _empty(self, index: tuple[int, ...], number: int) -> State[np.ndarray]:
-        """Return the last state of a plane without contrast: nothing to do, no kernel to find."""
-        kernel = self._kernel
-        if kernel is None:
-            kernel = np.zeros(self._model.kernel_shape, np.float32)
-            kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
-        return State(
-            step=(number + 1) * self._steps_per_plane,
-            n_steps=self.n_steps,
-            image=_sealed(self._interpolated(index)),
-            kernel=_sealed(kernel.copy()),
-            loss=0.0,
-            residual=0.0,
-            stop=self._stop(Stop.COMPLETED, number),
-            plane=index,
-        )
+        return self.layout.assembled([empty if plane is None else plane for plane in planes])
 
 
 @dataclass(frozen=True)
-class _Scaling:
-    """The affine map between an image's intensity units and those of the engine.
+class _Group:
+    """Planes that have a kernel in common, or one plane.
 
-    The data spans [0, 1]; an untrained network's image may leave that range within `bounds`: what
-    is small is brighter before the blur, but nothing passes the limits of an integer type. Counted
-    photons have no upper bound.
-    """
-
-    low: float
-    range: float
-    bounds: tuple[float, float]
-
-    @classmethod
-    def of(cls, plane: np.ndarray) -> "_Scaling":
-        low, high = float(plane.min()), float(plane.max())
-        span = high - low
-        floor, ceiling = low - _ROOM_BELOW * span, high + _ROOM_ABOVE * span
-        if plane.dtype.kind in "iu":
-            limits = np.iinfo(plane.dtype)
-            floor, ceiling = max(floor, float(limits.min)), min(ceiling, float(limits.max))
-        return cls(low, span, ((floor - low) / span, (ceiling - low) / span))
-
-    def normalise(self, plane: np.ndarray) -> np.ndarray:
-        return ((plane.astype(np.float64) - self.low) / self.range).astype(np.float32)
-
-    def restore(self, plane: np.ndarray) -> np.ndarray:
-        return (plane.astype(np.float64) * self.range + self.low).astype(np.float32)
-
-
-# Shares of the data's range by which the restored image may go beyond it.
-_ROOM_BELOW = 0.1
-_ROOM_ABOVE = 0.5
-
-
-def iter_restore(
-    image: Any,
-    *,
-    scale: int | tuple[int, ...] = 2,
-    axes: str | None = None,
-    method: Method = "auto",
-    kernel_family: KernelFamilyName = "auto",
-    kernel_size: int | tuple[int, ...] | None = None,
-    kernel: np.ndarray | None = None,
-    preset: PresetName = "balanced",
-    iterations: int | None = None,
-    phase: Phase = "area",
-    boundary: Boundary = "free",
-    device: str = "auto",
-    precision: Precision = "auto",
-    seed: int = 0,
-    diagnostics: bool = False,
-    optics: OpticsConfig | None = None,
-    noise: NoiseConfig | None = None,
-    rks: RKSConfig | None = None,
-    pke: PKEConfig | None = None,
-    search: SearchConfig | None = None,
-    dip: DIPConfig | None = None,
-    diffusion: DiffusionConfig | None = None,
-    richardson_lucy: RichardsonLucyConfig | None = None,
-) -> Iterator[State[np.ndarray]]:
-    """Restore an image step by step: see every state, stop when satisfied.
-
-    Parameters
+    Attributes
     ----------
-    image : numpy, dask, zarr or torch array of integers or floats.
-    kernel : known PSF in HR pixels, shape (K, K); None finds it.
-    scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, diagnostics, optics, noise, rks, pke, search, dip, diffusion, \
-richardson_lucy : as of `Settings`.
-
-    Returns
-    -------
-    Iterator of `State`, one per image step. Arguments are checked at the call, not at the first
-    step. Its memory goes when it ends, is closed, or is let go of.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used; the message names it.
-
-    Examples
-    --------
-    >>> for state in iter_restore(image, scale=2):  # doctest: +SKIP
-    ...     if state.residual < noise:
-    ...         break
+    channel : that they belong to.
+    blocks : planes that are restored together.
+    piloted : whether what they have in common is found first.
+    planes : all of them.
     """
-    settings = Settings(
-        scale=scale,
-        axes=axes,
-        method=method,
-        kernel_family=kernel_family,
-        kernel_size=kernel_size,
-        preset=preset,
-        iterations=iterations,
-        phase=phase,
-        boundary=boundary,
-        device=device,
-        precision=precision,
-        seed=seed,
-        diagnostics=diagnostics,
-        optics=optics,
-        noise=noise,
-        rks=rks,
-        pke=pke,
-        search=search,
-        dip=dip,
-        diffusion=diffusion,
-        richardson_lucy=richardson_lucy,
-    )
-    return iter(Run(image, settings, kernel))
+
+    channel: int
+    blocks: list[list[Index]]
+    piloted: bool
+    planes: list[Index]
+
+    def without(self, done: frozenset[Index]) -> "_Group":
+        """Return the group less the blocks all of whose planes are done."""
+        return replace(self, blocks=[each for each in self.blocks if not done.issuperset(each)])
 
 
-def restore(
-    image: Any,
-    *,
-    kernel: np.ndarray | None = None,
-    progress: bool | Callable[[State[np.ndarray]], object] = False,
-    **settings: Any,
-) -> Restoration:
-    """Restore an image: find the sharp image and the blur kernel that make it.
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """The latest state of planes that are being restored."""
 
-    Parameters
-    ----------
-    image : numpy, dask, zarr or torch array of integers or floats.
-    kernel : known PSF in HR pixels, shape (K, K); None finds it.
-    progress : True shows a bar; a function is called with every state.
-    **settings : fields of `Settings`, e.g. ``scale=2, preset="fast"``.
-
-    Returns
-    -------
-    Restoration
-        Image in the input's intensity units, kernel, and what is needed to repeat the run.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument cannot be used; the message names it.
-    """
-    run = Run(image, Settings(**settings), kernel)
-    # Else a traceback that is kept would keep the run, and with it its memory.
-    with closing(iter(run)) as states:
-        if callable(progress):
-            for state in states:
-                progress(state)
-        else:
-            for _ in tqdm(states, total=run.n_steps, unit="step", disable=not progress):
-                pass
-    return run.result()
+    indices: list[Index]
+    block: Block
+    state: State[Tensor]
 
 
-def _spell_out(function: Callable[..., object], like: Callable[..., object]) -> None:
-    """Show the keywords of `like` in place of a function's **settings, to help() and completion."""
-    own = inspect.signature(function)
-    shown = dict(inspect.signature(like).parameters)
-    for parameter in own.parameters.values():
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            shown.setdefault(parameter.name, parameter)
-    vars(function)["__signature__"] = own.replace(parameters=list(shown.values()))
+# Neighbouring tiles share so many times what a kernel spans.
+_REACH = 2.0
+# Images that a network makes at once.
+_OUTPUTS = 12
+# Bytes that are not worth to look whether they are free, and the share of those free to be taken.
+_SURELY_FREE = 2**30
+_SHARE_OF_MEMORY = 0.6
 
 
-_spell_out(restore, like=iter_restore)
-
-
-def guess_axes(shape: Sequence[int]) -> str:
-    """Return the axes of an image of this shape, channels only where they look like RGB(A).
-
-    Raises
-    ------
-    ValueError
-        If the shape has fewer than two or more than five axes.
-    """
-    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 30:
-        return "YXC"
-    names = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
-    if len(shape) not in names:
-        raise ValueError(f"image: expected 2 to 5 axes; got {len(shape)}, shape {tuple(shape)}")
-    return names[len(shape)]
-
-
-def _fetched(
-    state: State[Tensor], scaling: _Scaling, order: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bring image and kernel of a plane's state to the host, as users see them."""
-    image = _as_read(scaling.restore(state.image.cpu().numpy()), order)
-    return _sealed(image), _sealed(state.kernel.cpu().numpy().copy())
-
-
-def _as_seen(report: Report | None, scaling: _Scaling, order: list[int]) -> Report | None:
-    """Give the images of a report the axes, and the unit, that users know."""
-    if report is None:
-        return None
-    residual, uncertainty = report.residual, report.uncertainty
-    return replace(
-        report,
-        residual=None if residual is None else _as_read(residual, order),
-        uncertainty=None if uncertainty is None else _as_read(scaling.range * uncertainty, order),
-    )
-
-
-def _as_read(plane: np.ndarray, order: list[int]) -> np.ndarray:
-    """Put the axes of a plane (C, sh, sw) where its input has C (if any), Y and X."""
-    plane = plane if len(order) == 3 else plane[0]
-    return plane.transpose(np.argsort(order))
+def _host(kernel: Tensor) -> np.ndarray:
+    return _sealed(kernel.cpu().numpy().copy())
 
 
 def _sealed(array: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ class State(Generic[Array]):
 
     Attributes
     ----------
-    step, n_steps : steps done and planned, over all planes of the run.
+    step, n_steps : steps done and planned, over all planes of the run; the plan may change.
     image : HR estimate of the plane at work. From `iter_restore`: numpy float32 in the input's
         intensity units, shape (sY, sX) or, with channels, their axis where the input had it; it
         leaves the device when it is first looked at.
@@ -47,6 +47,9 @@ class State(Generic[Array]):
     searching : True while the kernel is sought apart from the image. That image is of a small
         network, which is given up for a better one, or waits while kernels are tried.
     report : on the plane, with its last state; else None.
+    done : True with the last state of a plane. Where planes are restored together, each has one,
+        after the same step.
+    note : what a user should know of how the run goes on; mostly empty.
     """
 
     step: int
@@ -59,6 +62,8 @@ class State(Generic[Array]):
     plane: tuple[int, ...] = ()
     searching: bool = False
     report: "Report | None" = None
+    done: bool = False
+    note: str = ""
 
 
 class Unfetched(State[Array]):
@@ -105,6 +110,7 @@ class Restoration:
     steps : number of the last step, as in `State.step`: the search counts.
     known_kernel : True where the PSF was given and only the image was restored.
     choice : in words, what "auto" took for this image and why; empty where nothing was "auto".
+    notes : what was done otherwise than planned, such as smaller tiles where memory ran out.
     reports : one per plane, in the order of the looped axes; None for planes that the run did not
         complete, or that are without contrast. ``print(result.reports[0])``.
     residual, uncertainty : of every pixel, see `report.Report`: the source's and the image's axes;
@@ -124,6 +130,7 @@ class Restoration:
     steps: int
     known_kernel: bool = False
     choice: str = ""
+    notes: tuple[str, ...] = ()
     reports: "tuple[Report | None, ...]" = ()
     residual: "np.ndarray | None" = None
     uncertainty: "np.ndarray | None" = None

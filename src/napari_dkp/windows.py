@@ -1,24 +1,35 @@
 """Pieces of a plane that stand for the whole."""
 
 import math
+from itertools import product
 
 import numpy as np
 from torch import Tensor
 
+Window = tuple[slice, ...]
 
-def liveliest(plane: np.ndarray | Tensor, side: int) -> tuple[slice, ...]:
-    """Return the window of at most side² pixels in which a plane (C, h, w) varies most.
 
-    Windows overlap by half; their slices are of the last two axes.
-    """
-    sides = tuple(min(n, side) for n in plane.shape[1:])
-    starts = [
-        np.unique(np.linspace(0, n - length, 1 + math.ceil(2 * (n - length) / side), dtype=int))
-        for n, length in zip(plane.shape[1:], sides, strict=True)
-    ]
-    corners = np.array(np.meshgrid(*starts, indexing="ij")).reshape(2, -1).T
-    windows = [
-        tuple(slice(int(first), int(first) + n) for first, n in zip(corner, sides, strict=True))
-        for corner in corners
-    ]
-    return max(windows, key=lambda window: float(plane[(slice(None), *window)].var()))
+def windows(shape: tuple[int, ...], side: int) -> list[Window]:
+    """Return windows of at most `side` along each axis that cover a shape, overlapping by half."""
+    along = []
+    for n in shape:
+        length = min(n, side)
+        count = 1 + math.ceil(2 * (n - length) / side)
+        starts = np.unique(np.linspace(0, n - length, count, dtype=int))
+        along.append([slice(int(start), int(start) + length) for start in starts])
+    return list(product(*along))
+
+
+def contrast(plane: np.ndarray | Tensor, window: Window) -> float:
+    """Return the variance of a plane (C, ...) in a window of its spatial axes."""
+    return float(plane[(slice(None), *window)].var())
+
+
+def liveliest(plane: np.ndarray | Tensor, side: int) -> Window:
+    """Return the window of at most `side` along each axis in which a plane (C, ...) varies most."""
+    return max(windows(tuple(plane.shape[1:]), side), key=lambda window: contrast(plane, window))
+
+
+def apart(first: Window, second: Window) -> bool:
+    """Tell whether two windows share nothing."""
+    return any(a.stop <= b.start or b.stop <= a.start for a, b in zip(first, second, strict=True))

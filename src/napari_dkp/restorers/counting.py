@@ -1,12 +1,14 @@
 """Restoration from counted photons: several images, of which the one of least risk is taken."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from torch import Tensor
 
 from napari_dkp.config import RichardsonLucyConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
+from napari_dkp.plan import Route
 from napari_dkp.restorers.candidate import Candidate
 from napari_dkp.restorers.evidence import Evidence
 from napari_dkp.restorers.penalised import PenalisedSolver
@@ -23,6 +25,7 @@ class CountingRestorer:
     model : forward model of the plane.
     halves : of its photons.
     config : numbers of the method.
+    route : to follow to its end, as it was found on images alike; None looks for the least risk.
     """
 
     def __init__(
@@ -30,52 +33,88 @@ class CountingRestorer:
         model: Degradation,
         halves: PhotonHalves,
         config: RichardsonLucyConfig,
+        route: Route | None = None,
     ) -> None:
         self._model = model
         self._halves = halves
-        self._likelihood = RichardsonLucyRestorer(model, halves, config.patience)
-        self._strengths = [share * config.strength for share in _SHARES] if config.strength else []
+        self._strength = config.strength
+        self._given = route
+        patience = config.patience if route is None else len(route.extrapolations) + 1
+        self._likelihood = RichardsonLucyRestorer(model, halves, patience)
         self._kernel: Tensor | None = None
-        self._steps: Iterator[Candidate] = iter(())
-        self._latest: Candidate | None = None
-        self._best: Candidate | None = None
+        self._steps: Iterator[_Step] = iter(())
+        self._latest: _Step | None = None
+        self._best: _Step | None = None
+
+    @property
+    def route(self) -> Route:
+        """The way to the estimate; after at least one step."""
+        assert self._best is not None
+        return self._given or Route(self._likelihood.extrapolations, self._best.penalised)
 
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one step of the present stage under `kernel`, shape (K, K); none after the last."""
         if kernel is not self._kernel:
             self._kernel = kernel
-            self._steps = self._run(kernel)
+            self._steps = self._run(kernel) if self._given is None else self._follow(kernel)
             self._best = None
         latest = next(self._steps, None)
         done = latest is None
         self._latest = latest or self._latest
         assert self._latest is not None
-        if self._best is None or self._latest.risk < self._best.risk:
+        # Who follows a route has been told where it ends.
+        risk = self._latest.candidate.risk
+        if self._given or self._best is None or risk < self._best.candidate.risk:
             self._best = self._latest
-        return self._halves.handed_out(self._latest, self._best, done)
+        return self._halves.handed_out(self._latest.candidate, self._best.candidate, done)
 
     def evidence(self) -> Evidence:
         """Return what there is to report on the latest estimate; after at least one step."""
         assert self._best is not None
-        return self._halves.evidence(self._best.images, self._best.means)
+        return self._halves.evidence(self._best.candidate.images, self._best.candidate.means)
 
-    def _run(self, kernel: Tensor) -> Iterator[Candidate]:
+    def _run(self, kernel: Tensor) -> Iterator["_Step"]:
         """Yield what each step leads to, until there is none that could help."""
         likelihood = self._likelihood
         likelihood.advance(kernel)
         while not likelihood.done:
-            yield likelihood.latest
+            yield _Step(likelihood.latest)
             likelihood.advance(kernel)
-        best = likelihood.best
+        best = _Step(likelihood.best)
         risk = Risk(self._model, self._halves.counts, kernel)
-        for strength in self._strengths:
-            solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, best.images)
-            best = solver.step()
-            yield best
-            for _ in range(_PENALISED_STEPS - 1):
-                latest = solver.step()
-                best = min(best, latest, key=lambda candidate: candidate.risk)
+        for share in _SHARES if self._strength else ():
+            strength = share * self._strength
+            images = best.candidate.images
+            solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, images)
+            before = best.penalised
+            for count in range(1, _PENALISED_STEPS + 1):
+                latest = _Step(solver.step(), (*before, (strength, count)))
+                # The first counts even where it is worse than what it started from.
+                if count == 1 or latest.candidate.risk < best.candidate.risk:
+                    best = latest
                 yield latest
+
+    def _follow(self, kernel: Tensor) -> Iterator["_Step"]:
+        """Yield what each step of the given route leads to."""
+        assert self._given
+        for extrapolation in self._given.extrapolations:
+            self._likelihood.advance(kernel, extrapolation)
+            yield _Step(self._likelihood.latest)
+        images = self._likelihood.latest.images
+        risk = Risk(self._model, self._halves.counts, kernel)
+        for strength, count in self._given.penalised:
+            solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, images)
+            for _ in range(count):
+                latest = solver.step()
+                yield _Step(latest)
+            images = latest.images
+
+
+class _Step(NamedTuple):
+    """What a step leads to, and after which steps under which penalties."""
+
+    candidate: Candidate
+    penalised: tuple[tuple[float, int], ...] = ()
 
 
 # Of the greatest strength: halves, so that one of them is near the best.

@@ -36,3 +36,9 @@ class Evidence(NamedTuple):
     mean: Tensor
     halves: Halves | None = None
     deviation: Tensor | None = None
+
+    def of(self, channels: slice) -> "Evidence":
+        """Return what there is on some channels."""
+        halves = self.halves and Halves(*(values[:, channels] for values in self.halves))
+        deviation = None if self.deviation is None else self.deviation[channels]
+        return Evidence(self.mean[channels], halves, deviation)

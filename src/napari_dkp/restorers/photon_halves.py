@@ -1,5 +1,8 @@
 """The photons of a plane, dealt to two halves: what is noise in the one is not in the other."""
 
+from copy import copy
+from types import EllipsisType
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
@@ -39,6 +42,25 @@ class PhotonHalves:
         # Darkness lies lower in the counts than any pixel does: the least of means over pixels.
         self.background = 0.5 * _darkest(whole)
         self.level = (self.counts.mean() - self.background).clamp_min(LEAST_COUNTS)
+
+    def within(
+        self, model: Degradation, window: tuple[slice, ...], device: torch.device
+    ) -> "PhotonHalves":
+        """Return the halves of a piece; what is estimated of the whole stays.
+
+        Parameters
+        ----------
+        model : forward model of the piece.
+        window : its samples.
+        device : to put them on.
+        """
+        piece = copy(self)
+        piece._model = model  # noqa: SLF001
+        samples: tuple[EllipsisType | slice, ...] = (..., *window)
+        piece.counts = self.counts[samples].to(device)
+        piece.background = self.background.to(device)
+        piece.level = self.level.to(device)
+        return piece
 
     def handed_out(self, latest: Candidate, best: Candidate, done: bool) -> RestorerStep:
         """Return a step that leads to one candidate, while another is the best so far."""

@@ -52,6 +52,7 @@ class RichardsonLucyRestorer:
         self._point = self._image  # extrapolated: what is judged, and where the next step starts
         self._mean = counts  # of the point; once there is a kernel
         self._change: Tensor | None = None
+        self._extrapolations: list[Tensor] = []
         self._steps = 0
         self._latest: Candidate | None = None
         self._best: Candidate | None = None
@@ -74,16 +75,28 @@ class RichardsonLucyRestorer:
         assert self._best is not None
         return self._best
 
+    @property
+    def extrapolations(self) -> tuple[tuple[float, float], ...]:
+        """Of both halves, at each step to the best: share of the last change that was added."""
+        first = self._extrapolations[: self._best_step]
+        return tuple((float(one), float(other)) for one, other in first)
+
     def step(self, kernel: Tensor) -> RestorerStep:
         """Take one step on both halves under `kernel`, shape (K, K)."""
         self.advance(kernel)
         return self._halves.handed_out(self.latest, self.best, self.done)
 
-    def advance(self, kernel: Tensor) -> None:
-        """Take that step, for who makes of `latest` and `best` what is handed out."""
+    def advance(self, kernel: Tensor, extrapolation: tuple[float, float] | None = None) -> None:
+        """Take that step, for who makes of `latest` and `best` what is handed out.
+
+        Parameters
+        ----------
+        kernel : shape (K, K).
+        extrapolation : of each half, along the last change; None takes what promises most.
+        """
         if kernel is not self._kernel:
             self._set_kernel(kernel)
-        self._climb()
+        self._climb(extrapolation)
         self._steps += 1
         assert self._badness is not None
         self._latest = Candidate(self._point, self._mean, float(self._badness(self._mean)))
@@ -102,19 +115,29 @@ class RichardsonLucyRestorer:
         self._badness = self._judge or Risk(self._model, self._halves.counts, kernel)
         self._best = None
 
-    def _climb(self) -> None:
+    def _climb(self, extrapolation: tuple[float, float] | None) -> None:
         ratio = self._halves.counts / self._mean.clamp_min(LEAST_COUNTS)
         back = self._model.adjoint_by(self._transfer, ratio)
         image = (self._point * back / self._sensitivity).clamp_min(_POSITIVE)
         change = image - self._point
+        share = self._share(change, extrapolation)
         self._point = image
-        if self._change is not None and self._steps >= _UNACCELERATED:
-            share = _inner(change, self._change) / _inner(self._change, self._change)
-            ahead = share.clamp(0, _LARGEST_SHARE) * (image - self._image)
+        if self._steps >= _UNACCELERATED:
+            ahead = share.reshape(-1, *(1,) * (image.ndim - 1)) * (image - self._image)
             self._point = (image + ahead).clamp_min(_POSITIVE)
+        self._extrapolations.append(share)
         self._change = change
         self._image = image
         self._mean = self._blurred(self._point)
+
+    def _share(self, change: Tensor, given: tuple[float, float] | None) -> Tensor:
+        """Return the share of the last change that goes on top, of each half."""
+        if given is not None:
+            return change.new_tensor(given)
+        if self._change is None or self._steps < _UNACCELERATED:
+            return change.new_zeros(2)
+        share = _inner(change, self._change) / _inner(self._change, self._change)
+        return share.clamp(0, _LARGEST_SHARE)
 
     def _blurred(self, image: Tensor) -> Tensor:
         return self._model.forward_by(self._transfer, image) + self._halves.background
@@ -128,5 +151,5 @@ _LARGEST_SHARE = 0.9
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:
-    """Return the inner product of each of some images, shape (2, 1, 1, 1)."""
-    return (first * second).sum((1, 2, 3), keepdim=True).clamp_min(1e-30)
+    """Return the inner product of each of two images, shape (2,)."""
+    return (first * second).flatten(1).sum(1).clamp_min(1e-30)
