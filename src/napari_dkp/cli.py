@@ -31,6 +31,7 @@ from napari_dkp.device import is_out_of_memory
 if TYPE_CHECKING:
     import numpy as np
 
+    from napari_dkp.io import LazyArray
     from napari_dkp.stack import Run
     from napari_dkp.state import Restoration, State
 
@@ -281,7 +282,9 @@ def _with_optics_of(source: Path, settings: Settings) -> Settings:
     return replace(settings, optics=optics)
 
 
-def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -> "Restoration":
+def _run(
+    image: "np.ndarray | LazyArray", settings: Settings, kernel: "np.ndarray | None"
+) -> "Restoration":
     """Run to the end, or to the first Ctrl-C."""
     from napari_dkp.device import describe_device, free_memory
     from napari_dkp.estimate import estimate
