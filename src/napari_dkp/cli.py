@@ -56,10 +56,14 @@ def _choice(text: str, options: tuple[str, ...], default: str) -> Any:
 @app.command()
 def restore(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, ImageJ TIFF, PNG or JPEG.")
+        Path,
+        typer.Argument(metavar="IN", help="TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, PNG or JPEG."),
     ],
     output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="TIFF to write; .ome.tif for OME-TIFF.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="TIFF to write; .ome.tif for OME-TIFF, .ome.zarr for OME-Zarr."
+        ),
     ],
     scale: Annotated[
         str | None,
