@@ -424,10 +424,10 @@ def test_a_process_may_die_at_every_step(tmp_path, ending, overwrite):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 @pytest.mark.parametrize("ending", [".ome.tif", ".ome.zarr"])
 def test_kill_at_random_moments_and_go_on(tmp_path, ending):
-    path, n = tmp_path / f"a{ending}", 30
+    path, n = tmp_path / f"a{ending}", 20
     partial = tmp_path / f".{path.name}.partial"
     journal = partial / "planes.jsonl"
-    moments = np.random.default_rng(0).uniform(0, 0.08, 3)
+    moments = np.random.default_rng(0).uniform(0, 0.05, 2)
     script = WRITES + f"write({str(path)!r}, {n})\n"
     known = 0
     for moment in moments:

@@ -210,7 +210,7 @@ def test_without_the_package_it_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*b.zarr*"))
 
 
-@pytest.mark.parametrize("axes", ["YX", "YXC", "CYX", "TZYX"])
+@pytest.mark.parametrize("axes", ["YXC", "CYX"])
 def test_a_restoration_is_written_to_ome_zarr(tmp_path, axes):
     from test_io import diagnosed, picture
 
