@@ -1,5 +1,7 @@
 import errno
 import json
+import os
+import shutil
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -183,7 +185,7 @@ def test_outputs_are_checked_ahead(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"choose a name ending in \.ome\.tif"):
         io.Outputs.beside(tmp_path / "out.tif").check(2**33)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(io.shutil, "disk_usage", lambda _: usage(10, 9, 10**6))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 10**6))
     with pytest.raises(OSError, match=r"take 10 MB and .* has 1 MB left"):
         io.Outputs.beside(tmp_path / "out.ome.tif").check(10**7)
 
@@ -192,11 +194,10 @@ def test_full_disk_is_said_and_leaves_the_old_file(tmp_path, monkeypatch):
     outputs = save(tmp_path, "out.tif", picture())
     before = outputs.image.read_bytes()
 
-    def full(path: Path, *_args: object, **_kwargs: object) -> None:
-        path.write_bytes(b"half an image")
+    def full(_handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(io, "_imwrite", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"out\.tif' cannot be written: no space is left"):
         io.write(outputs, restoration(picture()), picture(), overwrite=True)
     assert outputs.image.read_bytes() == before

@@ -31,6 +31,7 @@ from napari_dkp.device import is_out_of_memory
 if TYPE_CHECKING:
     import numpy as np
 
+    from napari_dkp.io import LazyArray
     from napari_dkp.stack import Run
     from napari_dkp.state import Restoration, State
 
@@ -55,10 +56,14 @@ def _choice(text: str, options: tuple[str, ...], default: str) -> Any:
 @app.command()
 def restore(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="TIFF, OME-TIFF, ImageJ TIFF, PNG or JPEG.")
+        Path,
+        typer.Argument(metavar="IN", help="TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, PNG or JPEG."),
     ],
     output: Annotated[
-        Path, typer.Argument(metavar="OUT", help="TIFF to write; .ome.tif for OME-TIFF.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="TIFF to write; .ome.tif for OME-TIFF, .ome.zarr for OME-Zarr."
+        ),
     ],
     scale: Annotated[
         str | None,
@@ -281,7 +286,9 @@ def _with_optics_of(source: Path, settings: Settings) -> Settings:
     return replace(settings, optics=optics)
 
 
-def _run(image: "np.ndarray", settings: Settings, kernel: "np.ndarray | None") -> "Restoration":
+def _run(
+    image: "np.ndarray | LazyArray", settings: Settings, kernel: "np.ndarray | None"
+) -> "Restoration":
     """Run to the end, or to the first Ctrl-C."""
     from napari_dkp.device import describe_device, free_memory
     from napari_dkp.estimate import estimate

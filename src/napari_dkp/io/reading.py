@@ -1,0 +1,81 @@
+"""Files to read: TIFF (OME, ImageJ, plain), OME-Zarr, and the picture formats of Pillow."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from napari_dkp.io.lazy import LazyArray
+from napari_dkp.io.ome_zarr import is_zarr, open_zarr
+from napari_dkp.io.picture import Picture, PixelSize, readable, with_our_axes
+from napari_dkp.io.tiff import open_tiff
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def open(path: str | os.PathLike[str]) -> Picture:
+    """Open the first image of a file, of which pixels are read as they are indexed.
+
+    Of a TIFF that are the pages, or tiles, that are touched, of OME-Zarr the chunks; PNG, JPEG and
+    BMP are read at once. Of an image with several resolutions it is the finest.
+
+    Parameters
+    ----------
+    path : TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, zarr array, PNG, JPEG or BMP.
+
+    Returns
+    -------
+    Picture, its image a `LazyArray`. Errors of data that are cut off or damaged may come when they
+    are indexed, with the types named below.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        If there is no such file, or it may not be read.
+    ValueError
+        If the file holds no image, or axes that cannot be told apart.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"input: there is no file '{path}'")
+    if path.is_dir():
+        if not is_zarr(path):
+            raise ValueError(f"input: '{path}' is a folder; expected an image file or OME-Zarr")
+        load = open_zarr
+    else:
+        load = _open_picture if path.suffix.lower() in PICTURE_ENDINGS else open_tiff
+    with readable(path.name):
+        picture = load(path)
+    return with_our_axes(picture)
+
+
+def read(path: str | os.PathLike[str]) -> Picture:
+    """Read the first image of a file into memory; parameters and errors as of `open`."""
+    picture = open(path)
+    return replace(picture, image=np.asarray(picture.image))
+
+
+def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a point spread function: one plane, shape (K, K)."""
+    picture = read(path)
+    kernel = np.squeeze(np.asarray(picture.image))
+    if kernel.ndim != 2:
+        raise ValueError(
+            f"kernel: expected one plane in '{picture.name}'; got axes {picture.axes} of shape "
+            f"{picture.image.shape}"
+        )
+    return kernel
+
+
+def _open_picture(path: Path) -> Picture:
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        picture: Image.Image = opened
+        if opened.mode not in ("L", "RGB", "F") and not opened.mode.startswith("I"):
+            # palettes and bilevel pictures have no grey levels to restore, alpha is no channel
+            picture = opened.convert("L" if opened.mode in ("1", "LA") else "RGB")
+        image = np.asarray(picture)
+    axes = "YXC" if image.ndim == 3 else "YX"
+    return Picture(LazyArray.of(image), axes, PixelSize({}), path.name)
