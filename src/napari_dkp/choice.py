@@ -42,6 +42,9 @@ def choose(
     settings : as given.
     known_kernel : the run is given a PSF.
     """
+    if settings.volume:
+        family = "widefield" if settings.kernel_family == "auto" else settings.kernel_family
+        return Choice(replace(settings, method="richardson-lucy", kernel_family=family), "")
     method, family = settings.method, settings.kernel_family
     published = settings.preset == "paper" or (settings.rks and settings.rks.sampler == "paper")
     if published:

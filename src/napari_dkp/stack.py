@@ -75,11 +75,15 @@ class Run:
             raise ValueError(f"image: expected at least one pixel; got shape {tuple(image.shape)}")
         self.device = resolve_device(settings.device)
         self._image = image
-        self._spatial = tuple(axes.index(letter) for letter in "YX")
-        self._looped = tuple(axes.index(letter) for letter in axes if letter in "TZ")
-        plane_axes = [letter for letter in axes if letter not in "TZ"]
-        # Where C (if any), Y and X are in a plane.
-        self._order = [plane_axes.index(letter) for letter in "CYX" if letter in plane_axes]
+        if not set(settings.spatial) <= set(axes):
+            raise ValueError(f"axes: expected Z among them with volume=True; got {axes!r}")
+        loops = [letter for letter in "TZ" if letter not in settings.spatial]
+        self._spatial = tuple(axes.index(letter) for letter in settings.spatial)
+        self._looped = tuple(axes.index(letter) for letter in axes if letter in loops)
+        plane_axes = [letter for letter in axes if letter not in loops]
+        # Where C (if any) and the spatial axes are in a plane, or in a volume.
+        letters = "C" + settings.spatial
+        self._order = [plane_axes.index(letter) for letter in letters if letter in plane_axes]
         shape = tuple(image.shape[axis] for axis in self._looped)
         self._planes = list(np.ndindex(*shape))
         self.n_planes = len(self._planes)
@@ -254,7 +258,7 @@ class Run:
         for axis, position in zip(self._looped, index, strict=True):
             where[axis] = position
         plane = np.asarray(self._image[tuple(where)]).transpose(self._order)
-        return plane if plane.ndim == 3 else plane[None]
+        return plane if plane.ndim > len(self._spatial) else plane[None]
 
     def _interpolated(self, index: tuple[int, ...]) -> np.ndarray:
         """Return a plane's source on the HR grid, zero where the source is not finite."""
@@ -319,6 +323,7 @@ def iter_restore(
     *,
     scale: int | tuple[int, ...] = 2,
     axes: str | None = None,
+    volume: bool = False,
     method: Method = "auto",
     kernel_family: KernelFamilyName = "auto",
     kernel_size: int | tuple[int, ...] | None = None,
@@ -346,8 +351,8 @@ def iter_restore(
     ----------
     image : numpy, dask, zarr or torch array of integers or floats.
     kernel : known PSF in HR pixels, shape (K, K); None finds it.
-    scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, diagnostics, optics, noise, rks, pke, search, dip, diffusion, \
+    scale, axes, volume, method, kernel_family, kernel_size, preset, iterations, phase, boundary, \
+device, precision, seed, diagnostics, optics, noise, rks, pke, search, dip, diffusion, \
 richardson_lucy : as of `Settings`.
 
     Returns
@@ -369,6 +374,7 @@ richardson_lucy : as of `Settings`.
     settings = Settings(
         scale=scale,
         axes=axes,
+        volume=volume,
         method=method,
         kernel_family=kernel_family,
         kernel_size=kernel_size,
@@ -481,7 +487,7 @@ def _as_seen(report: Report | None, scaling: _Scaling, order: list[int]) -> Repo
 
 def _as_read(plane: np.ndarray, order: list[int]) -> np.ndarray:
     """Put the axes of a plane (C, sh, sw) where its input has C (if any), Y and X."""
-    plane = plane if len(order) == 3 else plane[0]
+    plane = plane if len(order) == plane.ndim else plane[0]
     return plane.transpose(np.argsort(order))
 
 

@@ -6,17 +6,24 @@ import numpy as np
 from torch import Tensor
 
 
-def liveliest(plane: np.ndarray | Tensor, side: int) -> tuple[slice, ...]:
-    """Return the window of at most side² pixels in which a plane (C, h, w) varies most.
+def liveliest(plane: np.ndarray | Tensor, side: int | tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the window of at most so many pixels a side in which a plane varies most.
 
-    Windows overlap by half; their slices are of the last two axes.
+    Windows overlap by half; their slices are of the spatial axes.
+
+    Parameters
+    ----------
+    plane : shape (C, *spatial).
+    side : pixels, one for all spatial axes or one each.
     """
-    sides = tuple(min(n, side) for n in plane.shape[1:])
+    lengths = plane.shape[1:]
+    most = side if isinstance(side, tuple) else (side,) * len(lengths)
+    sides = tuple(min(n, each) for n, each in zip(lengths, most, strict=True))
     starts = [
-        np.unique(np.linspace(0, n - length, 1 + math.ceil(2 * (n - length) / side), dtype=int))
-        for n, length in zip(plane.shape[1:], sides, strict=True)
+        np.unique(np.linspace(0, n - length, 1 + math.ceil(2 * (n - length) / each), dtype=int))
+        for n, length, each in zip(lengths, sides, most, strict=True)
     ]
-    corners = np.array(np.meshgrid(*starts, indexing="ij")).reshape(2, -1).T
+    corners = np.array(np.meshgrid(*starts, indexing="ij")).reshape(len(lengths), -1).T
     windows = [
         tuple(slice(int(first), int(first) + n) for first, n in zip(corner, sides, strict=True))
         for corner in corners

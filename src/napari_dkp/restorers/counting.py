@@ -41,7 +41,7 @@ class CountingRestorer:
         self._best: Candidate | None = None
 
     def step(self, kernel: Tensor) -> RestorerStep:
-        """Take one step of the present stage under `kernel`, shape (K, K); none after the last."""
+        """Take one step of the present stage under `kernel`, shape (*K,); none after the last."""
         if kernel is not self._kernel:
             self._kernel = kernel
             self._steps = self._run(kernel)

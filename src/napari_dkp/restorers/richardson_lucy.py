@@ -28,8 +28,8 @@ class RichardsonLucyRestorer:
     model : forward model of the plane.
     halves : of its photons.
     patience : steps without gain after which the run is done.
-    judge : returns how bad blurred images m of the halves are, shape (2, C, h, w); None for the
-        risk under the kernel in use. To compare kernels, it has to be the same for all.
+    judge : returns how bad blurred images m of the halves are, shape (2, C, *lr_shape); None for
+        the risk under the kernel in use. To compare kernels, it has to be the same for all.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RichardsonLucyRestorer:
         return self._best
 
     def step(self, kernel: Tensor) -> RestorerStep:
-        """Take one step on both halves under `kernel`, shape (K, K)."""
+        """Take one step on both halves under `kernel`, shape (*K,)."""
         self.advance(kernel)
         return self._halves.handed_out(self.latest, self.best, self.done)
 
@@ -128,5 +128,5 @@ _LARGEST_SHARE = 0.9
 
 
 def _inner(first: Tensor, second: Tensor) -> Tensor:
-    """Return the inner product of each of some images, shape (2, 1, 1, 1)."""
-    return (first * second).sum((1, 2, 3), keepdim=True).clamp_min(1e-30)
+    """Return the inner product of each of some images, shape (2, 1, ...)."""
+    return (first * second).sum(tuple(range(1, first.ndim)), keepdim=True).clamp_min(1e-30)
