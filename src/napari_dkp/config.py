@@ -414,9 +414,10 @@ class Settings:
         images and "dip" for others, see `choice`.
     kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
-        extent, so motion has to be named.
+        extent, so motion has to be named. Volumes know "gaussian" and "widefield".
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`; for
-        microscopes 25, or 31 where the image is enlarged.
+        microscopes 25, or 31 where the image is enlarged; in volumes up to 31, and no more than
+        the volume has pixels.
     preset : fills `iterations` and the configs below where they are None. Richardson–Lucy is the
         same in all of them, with 160 steps at most.
     iterations : image steps per plane, those of the kernel search not counted.
@@ -513,6 +514,16 @@ class Settings:
                 "kernel_family: expected 'auto', 'gaussian' or 'widefield' with volume=True; "
                 f"got {self.kernel_family!r}"
             )
+        if (
+            self.kernel_family == "widefield"
+            and isinstance(self.scale, tuple)
+            and len(self.scale) == 3
+            and self.scale[1] != self.scale[2]
+        ):
+            raise ValueError(
+                "kernel_family: expected 'gaussian' with unlike scales of Y and X, since the image "
+                f"of a point is round in pixels enlarged alike; got 'widefield' and {self.scale}"
+            )
         if self.preset == "paper" or (self.rks is not None and self.rks.sampler == "paper"):
             raise ValueError(
                 "preset: expected another than 'paper' with volume=True; what is published is of "
@@ -568,11 +579,9 @@ class Settings:
         if self.kernel_size is not None:
             return _expand("kernel_size", self.kernel_size, ndim)
         if self.volume:
+            # A cone of light out of focus fills any array; Gaussians end.
             wide = self.kernel_family == "widefield"
-            return tuple(
-                min(most, 8 * scale + 13) if not wide else most
-                for scale, most in zip(self.scales(ndim), (31, 31, 31), strict=True)
-            )
+            return tuple(31 if wide else min(31, 8 * scale + 13) for scale in self.scales(ndim))
         if self.kernel_family in OPTICS_FAMILIES:
             # Wide enough for the rings of an Airy pattern, whose tails fall with the cube only.
             return tuple(25 if scale == 1 else 31 for scale in self.scales(ndim))

@@ -42,9 +42,10 @@ class PixelSize:
     sizes: Mapping[str, float]
     unit: str = "pixel"
 
-    def enlarged(self, scale: tuple[int, int]) -> "PixelSize":
-        """Return the pixel size after Y and X were enlarged by `scale`; 1 pixel where unknown."""
-        finer = {axis: self.sizes.get(axis, 1) / s for axis, s in zip("YX", scale, strict=True)}
+    def enlarged(self, scale: tuple[int, ...]) -> "PixelSize":
+        """Return the pixel size after Y and X, or all three, were enlarged; 1 pixel if unknown."""
+        axes = "ZYX"[-len(scale) :]
+        finer = {axis: self.sizes.get(axis, 1) / s for axis, s in zip(axes, scale, strict=True)}
         return replace(self, sizes={**self.sizes, **finer})
 
     def __str__(self) -> str:
@@ -259,8 +260,8 @@ def write(
     """
     outputs.check(restoration.image.nbytes, overwrite=overwrite)
     axes = restoration.settings.axes or source.axes
-    y_scale, x_scale = restoration.settings.scales(2)
-    pixel_size = source.pixel_size.enlarged((y_scale, x_scale))
+    scales = restoration.settings.scales(len(restoration.settings.spatial))
+    pixel_size = source.pixel_size.enlarged(scales)
     looped = "".join(axis for axis in axes if axis not in "CYX")
     kernel_axes = looped + "YX" if restoration.kernel.ndim > 2 else "YX"
 

@@ -148,7 +148,8 @@ def examine(
     before = after = interval = uncertain = None
     if evidence.halves is not None:
         images, means, photons = map(_array, evidence.halves)
-        before, after = resolution(*photons, ndim), foretold_resolution(means, photons, ndim)
+        before = resolution(photons[0], photons[1], ndim)
+        after = foretold_resolution(means, photons, ndim)
         uncertain = uncertainty(images, widths) if maps else None
     if evidence.deviation is not None and maps:
         uncertain = (_NINETY_PERCENT * _array(evidence.deviation)).astype(np.float32)

@@ -101,7 +101,7 @@ def foretold_resolution(means: np.ndarray, halves: np.ndarray, ndim: int = 2) ->
     -------
     float or None, as of `resolution`.
     """
-    frequency, of_halves, n_modes = ring_correlation(*halves, ndim)
+    frequency, of_halves, n_modes = ring_correlation(halves[0], halves[1], ndim)
     told = 0.5 * sum(
         ring_correlation(mean, half, ndim).correlation
         for mean, half in zip(means, halves[::-1], strict=True)

@@ -103,6 +103,11 @@ class Run:
             self._kernel = _checks.psf("kernel", _as_array(kernel), len(self._spatial))
         lr_shape = tuple(image.shape[axis] for axis in self._spatial)
         sizes = self.settings.kernel_sizes(len(self._spatial))
+        if self.settings.volume and self.settings.kernel_size is None:
+            sizes = tuple(
+                min(taps, _largest_odd(s * n))
+                for taps, s, n in zip(sizes, self._scales, lr_shape, strict=True)
+            )
         self._model = Degradation(
             lr_shape,
             self._scales,
@@ -489,6 +494,10 @@ def _as_read(plane: np.ndarray, order: list[int]) -> np.ndarray:
     """Put the axes of a plane (C, sh, sw) where its input has C (if any), Y and X."""
     plane = plane if len(order) == plane.ndim else plane[0]
     return plane.transpose(np.argsort(order))
+
+
+def _largest_odd(n: int) -> int:
+    return n - (n + 1) % 2
 
 
 def _sealed(array: np.ndarray) -> np.ndarray:

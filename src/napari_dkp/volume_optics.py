@@ -68,7 +68,8 @@ def _profiles(
     field = torch.polar((weights * rho).expand_as(phase), phase)
     radius = torch.arange(count, device=cutoff.device, dtype=cutoff.dtype) / _SAMPLES_PER_PIXEL
     waves_across = torch.special.bessel_j0(math.pi * cutoff[:, None, None] * rho[:, None] * radius)
-    return (field.real @ waves_across).square() + (field.imag @ waves_across).square()
+    intensity: Tensor = (field.real @ waves_across).square() + (field.imag @ waves_across).square()
+    return intensity
 
 
 _SAMPLES_PER_PIXEL = 16

@@ -20,7 +20,6 @@ from napari_dkp.noise import Noise
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
-from napari_dkp.restorers.risk import Risk
 from napari_dkp.spectrum import Cutoff, find_cutoff
 from napari_dkp.windows import liveliest
 
@@ -97,26 +96,19 @@ def try_volume(
     )
     bounds = _BOUNDS[family]
     scale = 1 / (_TRUST * piece.numel())
-    best = starts[len(starts) // 2]
-    step = _FIRST_STEP
     found: dict[Point, float] = {}
+
+    def badness(point: Point) -> float:
+        if not all(low <= value <= high for value, (low, high) in zip(point, bounds, strict=True)):
+            return math.inf
+        if point not in found:
+            deviance = _least_deviance(small, halves, render(point))
+            found[point] = deviance + scale * prior.nats(point)
+        return found[point]
+
+    best = min(starts, key=badness)
+    step = _FIRST_STEP
     while step >= _LAST_STEP:
-        # Comparable only in one passband: that of the best kernel so far.
-        risk = Risk(small, halves.counts, render(best))
-        found = {}
-
-        def badness(point: Point, risk: Risk = risk, found: dict[Point, float] = found) -> float:
-            if not all(
-                low <= value <= high for value, (low, high) in zip(point, bounds, strict=True)
-            ):
-                return math.inf
-            if point not in found:
-                found[point] = _least_risk(small, halves, risk, render(point))
-                found[point] += scale * prior.nats(point)
-            return found[point]
-
-        if step == _FIRST_STEP:
-            best = min(starts, key=badness)
         best = _descend(best, step, badness)
         step /= 2
     centre, spread = _parabola(best, 2 * step, found, scale)
@@ -194,8 +186,9 @@ def _parabola(
     return (centre[0], centre[1]), (spread[0], spread[1])
 
 
-def _least_risk(model: Degradation, halves: PhotonHalves, risk: Risk, kernel: Tensor) -> float:
-    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, risk)
+def _least_deviance(model: Degradation, halves: PhotonHalves, kernel: Tensor) -> float:
+    """Return the least deviance of photons that images under a kernel have not seen."""
+    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
     for _ in range(_STEPS):
         restorer.advance(kernel)
         if restorer.done:
@@ -210,8 +203,8 @@ def _within_sampling(cutoff: Interval) -> Interval:
 # LR samples along Z, Y and X.
 _WINDOW = (32, 64, 64)
 _MOST_TAPS = 31
-_STEPS = 50
-_PATIENCE = 6
+_STEPS = 60
+_PATIENCE = 20
 _FIRST_STEP, _LAST_STEP = 0.4, 0.1
 _MOST_MOVES = 6
 # Waves of defocus per plane, in units of the cut-off in cycles per pixel: for Z steps of half a

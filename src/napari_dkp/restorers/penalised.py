@@ -98,8 +98,9 @@ class PenalisedSolver:
         self._of_positive = there - self._positive
 
         means = self._model.gather(blurred) + self._halves.background
-        within = (slice(0, n) for n in self._model.domain_shape)
-        images = self._positive[..., *within]
+        images = self._positive
+        for axis, n in enumerate(self._model.domain_shape, start=-self._model.ndim):
+            images = images.narrow(axis, 0, n)
         return Candidate(images, means, float(self._risk(means)))
 
     def _likeliest(self, there: Tensor) -> Tensor:
