@@ -34,6 +34,7 @@ def iter_restore(
     *,
     scale: int | tuple[int, ...] = 2,
     axes: str | None = None,
+    volume: bool = False,
     method: Method = "auto",
     kernel_family: KernelFamilyName = "auto",
     kernel_size: int | tuple[int, ...] | None = None,
@@ -63,9 +64,9 @@ def iter_restore(
     ----------
     image : numpy, dask, zarr or torch array of integers or floats.
     kernel : known PSF in HR pixels, shape (K, K); None finds it.
-    scale, axes, method, kernel_family, kernel_size, preset, iterations, phase, boundary, device, \
-precision, seed, share_kernel, tile, diagnostics, optics, noise, rks, pke, search, dip, diffusion, \
-richardson_lucy : as of `Settings`.
+    scale, axes, volume, method, kernel_family, kernel_size, preset, iterations, phase, boundary, \
+device, precision, seed, share_kernel, tile, diagnostics, optics, noise, rks, pke, search, dip, \
+diffusion, richardson_lucy : as of `Settings`.
 
     Returns
     -------
@@ -86,6 +87,7 @@ richardson_lucy : as of `Settings`.
     settings = Settings(
         scale=scale,
         axes=axes,
+        volume=volume,
         method=method,
         kernel_family=kernel_family,
         kernel_size=kernel_size,

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from napari_dkp import noise
-from napari_dkp.config import OPTICS_FAMILIES, Settings
+from napari_dkp.config import OPTICS_FAMILIES, KernelFamilyName, Settings
+from napari_dkp.noise import local_mean
 from napari_dkp.spectrum import SMALLEST, reaches_noise
 from napari_dkp.windows import liveliest
 
@@ -42,6 +44,8 @@ def choose(
     settings : as given.
     known_kernel : the run is given a PSF.
     """
+    if settings.volume:
+        return _of_volume(sample, settings, known_kernel)
     method, family = settings.method, settings.kernel_family
     published = settings.preset == "paper" or (settings.rks and settings.rks.sampler == "paper")
     if published:
@@ -66,7 +70,40 @@ def choose(
     return Choice(replace(settings, method=method, kernel_family=family), " ".join(reasons))
 
 
+def _of_volume(sample: Callable[[], np.ndarray], settings: Settings, known_kernel: bool) -> Choice:
+    """Choose the family for a volume: whether every plane holds as much light as others.
+
+    A widefield microscope passes on all light that is out of focus: it only spreads, so that each
+    plane has the same sum. Where planes differ, by more than what leaves the frame, light was kept
+    out, by a pinhole or a sheet of light.
+    """
+    settings = replace(settings, method="richardson-lucy")
+    if settings.kernel_family != "auto" or known_kernel:
+        return Choice(settings, "")
+    volume = torch.from_numpy(sample().astype(np.float32))
+    sums = volume.mean((0, 2, 3)).double()
+    dark = local_mean(volume).flatten().kthvalue(1 + volume.numel() // 1000).values
+    light = max(float(sums.mean() - dark), 1e-30)
+    even = len(sums) >= _FEWEST_PLANES and float(sums.std()) < _EVEN * light
+    _, *lateral = settings.scales(3)
+    family: KernelFamilyName = "widefield" if even and len(set(lateral)) == 1 else "gaussian"
+    return Choice(replace(settings, kernel_family=family), _VOLUMES[family])
+
+
 _WINDOW = 512
+# Planes that can be compared, and the standard deviation of their sums as a share of these.
+_FEWEST_PLANES = 8
+_EVEN = 0.12
+_VOLUMES = {
+    "widefield": (
+        "Every plane holds as much light, as of widefield microscopes. Kernels are sought among "
+        "those of a lens in and out of focus (widefield)."
+    ),
+    "gaussian": (
+        "Planes differ in their light, as of confocal and light-sheet microscopes. Kernels are "
+        "sought among Gaussians (gaussian)."
+    ),
+}
 _WHY = {
     True: "The image is sampled more finely than its optics resolve, as microscope images are.",
     False: "The image holds detail up to the limit of its sampling, as photographs do.",

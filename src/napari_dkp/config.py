@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from napari_dkp import _checks
 
 Method = Literal["auto", "dip", "diffusion", "richardson-lucy"]
-KernelFamilyName = Literal["auto", "gaussian", "airy", "pupil", "line", "trajectory"]
+KernelFamilyName = Literal["auto", "gaussian", "airy", "pupil", "line", "trajectory", "widefield"]
 PresetName = Literal["fast", "balanced", "best", "paper"]
 Phase = Literal["area", "fkp"]
 Boundary = Literal["free", "circular"]
@@ -30,6 +30,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 KERNEL_FAMILIES: tuple[str, ...] = get_args(KernelFamilyName)
 MOTION_FAMILIES: tuple[str, ...] = ("line", "trajectory")
 OPTICS_FAMILIES: tuple[str, ...] = ("airy", "pupil")
+VOLUME_FAMILIES: tuple[str, ...] = ("gaussian", "widefield")
 PUBLISHED_FAMILIES: tuple[str, ...] = ("gaussian", *MOTION_FAMILIES)
 PRESETS: tuple[str, ...] = get_args(PresetName)
 PHASES: tuple[str, ...] = get_args(Phase)
@@ -91,7 +92,11 @@ class RKSConfig:
         from then on it stands at the mean of their last third ("smc"). With a diffusion model, for
         half of the steps at most.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
-    gaussian_variance : eigenvalues of the Gaussian family's covariance.
+    gaussian_variance : eigenvalues of the Gaussian family's covariance, in planes.
+    axial_width, lateral_width : sigmas of Gaussians in volumes along Z, and along Y and X, in
+        pixels of the given image.
+    defocus : of the widefield family, see `volume_optics.widefield`, waves per plane of the given
+        image. In volumes, intervals that are None are found by trials.
     cutoff : optical cut-off 2 NA / λ of the Airy and pupil families, cycles per HR pixel; None
         takes it from `Settings.optics` and the spectrum of the image.
     damping : factor by which a microscope's transfer function lies below the ideal one at the
@@ -111,6 +116,9 @@ class RKSConfig:
     updates: int = 48
     max_sites: int = 2048
     gaussian_variance: Interval | None = None
+    axial_width: Interval | None = None
+    lateral_width: Interval | None = None
+    defocus: Interval | None = None
     cutoff: Interval | None = None
     damping: Interval = (0.4, 1.0)
     aberration: float = 0.1
@@ -128,7 +136,14 @@ class RKSConfig:
         _integer(self, "every", 1, 10000)
         _integer(self, "updates", 2)
         _integer(self, "max_sites", 256)
-        for name in ("gaussian_variance", "line_length", "path_extent"):
+        for name in (
+            "gaussian_variance",
+            "axial_width",
+            "lateral_width",
+            "defocus",
+            "line_length",
+            "path_extent",
+        ):
             if getattr(self, name) is not None:
                 _store(self, name, _checks.interval(name, getattr(self, name), 1e-3, _WIDEST))
         if self.cutoff is not None:
@@ -393,14 +408,16 @@ class Settings:
     ----------
     scale : upsampling factor, 1 to 8, one integer or one per spatial axis; 1 only deblurs.
     axes : meaning of each image axis, e.g. "YX", "YXC" (RGB), "TCZYX"; None guesses.
+    volume : restore Z, Y and X together, under a kernel of three axes; else plane by plane.
     method : image restorer: "dip" fits an untrained network, "diffusion" asks a trained one what
         images look like, "richardson-lucy" counts photons; "auto" takes the last for microscope
         images and "dip" for others, see `choice`.
     kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
-        extent, so motion has to be named.
+        extent, so motion has to be named. Volumes know "gaussian" and "widefield".
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`; for
-        microscopes 25, or 31 where the image is enlarged.
+        microscopes 25, or 31 where the image is enlarged; in volumes up to 31, and no more than
+        the volume has pixels.
     preset : fills `iterations` and the configs below where they are None. Richardson–Lucy is the
         same in all of them, with 160 steps at most.
     iterations : image steps per plane, those of the kernel search not counted.
@@ -421,6 +438,7 @@ class Settings:
 
     scale: int | tuple[int, ...] = 2
     axes: str | None = None
+    volume: bool = False
     method: Method = "auto"
     kernel_family: KernelFamilyName = "auto"
     kernel_size: int | tuple[int, ...] | None = None
@@ -450,6 +468,9 @@ class Settings:
             _checks.axes("axes", self.axes)
         _checks.choice("method", self.method, METHODS)
         _checks.choice("kernel_family", self.kernel_family, KERNEL_FAMILIES)
+        if not isinstance(self.volume, bool):
+            raise TypeError(f"volume: expected True or False; got {self.volume!r}")
+        self._check_volume()
         if (
             self.kernel_family in OPTICS_FAMILIES
             and isinstance(scale, tuple)
@@ -483,14 +504,62 @@ class Settings:
             if value is not None and not isinstance(value, kind):
                 raise TypeError(f"{name}: expected {kind.__name__} or None; got {value!r}")
 
+    def _check_volume(self) -> None:
+        """Refuse what there is for planes only, or for volumes only."""
+        if not self.volume:
+            if self.kernel_family == "widefield":
+                raise ValueError(
+                    "kernel_family: expected a family of planes, or volume=True; got 'widefield', "
+                    "whose kernels have three axes"
+                )
+            return
+        if self.method not in ("auto", "richardson-lucy"):
+            raise ValueError(
+                "method: expected 'richardson-lucy' with volume=True, since the other methods "
+                f"restore planes; got {self.method!r}"
+            )
+        if self.kernel_family not in ("auto", *VOLUME_FAMILIES):
+            raise ValueError(
+                "kernel_family: expected 'auto', 'gaussian' or 'widefield' with volume=True; "
+                f"got {self.kernel_family!r}"
+            )
+        if (
+            self.kernel_family == "widefield"
+            and isinstance(self.scale, tuple)
+            and len(self.scale) == 3
+            and self.scale[1] != self.scale[2]
+        ):
+            raise ValueError(
+                "kernel_family: expected 'gaussian' with unlike scales of Y and X, since the image "
+                f"of a point is round in pixels enlarged alike; got 'widefield' and {self.scale}"
+            )
+        if self.preset == "paper" or (self.rks is not None and self.rks.sampler == "paper"):
+            raise ValueError(
+                "preset: expected another than 'paper' with volume=True; what is published is of "
+                "planes"
+            )
+        if self.axes is not None and "Z" not in self.axes:
+            raise ValueError(f"axes: expected Z among them with volume=True; got {self.axes!r}")
+        if self.phase == "fkp":
+            raise ValueError(
+                "phase: expected 'area' with volume=True; got 'fkp', the grid of a benchmark of "
+                "planes"
+            )
+
+    @property
+    def spatial(self) -> str:
+        """Letters of the axes that are restored together, in the order of a kernel's axes."""
+        return "ZYX" if self.volume else "YX"
+
     def resolve(self) -> "Settings":
         """Return settings with everything that the preset decides filled in.
 
         What is "auto" needs an image to be decided, see `choice`; a method that still is counts as
-        "dip".
+        "dip", with volume=True as "richardson-lucy".
         """
         preset = _PRESETS[self.preset]
-        method: Method = "dip" if self.method == "auto" else self.method
+        usual: Method = "richardson-lucy" if self.volume else "dip"
+        method: Method = usual if self.method == "auto" else self.method
         steps = {"dip": preset.iterations, "diffusion": preset.levels}
         return replace(
             self,
@@ -518,6 +587,10 @@ class Settings:
         """Return the taps along each of `ndim` spatial axes."""
         if self.kernel_size is not None:
             return _expand("kernel_size", self.kernel_size, ndim)
+        if self.volume:
+            # A cone of light out of focus fills any array; Gaussians end.
+            wide = self.kernel_family == "widefield"
+            return tuple(31 if wide else min(31, 8 * scale + 13) for scale in self.scales(ndim))
         if self.kernel_family in OPTICS_FAMILIES:
             # Wide enough for the rings of an Airy pattern, whose tails fall with the cube only.
             return tuple(25 if scale == 1 else 31 for scale in self.scales(ndim))

@@ -179,18 +179,18 @@ class Degradation:
 
         Returns
         -------
-        Tensor, shape of a real transform over samples; two spatial axes only.
+        Tensor, shape of a real transform over samples.
         """
-        rows, columns = self.lr_shape
         kernel = self._between_pixels(kernel)
         for axis, n in zip(self._axes, self.hr_shape, strict=True):
             kernel = _wrapped(kernel, axis, n)
-        power = torch.fft.fft2(kernel).abs().square()
+        power: Tensor = torch.fft.fftn(kernel).abs().square()
         # Those of the HR frame that lie below the samples' limit.
-        low = torch.arange(rows, device=kernel.device)
-        low = torch.where(low < (rows + 1) // 2, low, low - rows) % self.hr_shape[0]
-        passed: Tensor = power[low, : columns // 2 + 1]
-        return passed
+        for axis, n, hr in zip(self._axes[:-1], self.lr_shape, self.hr_shape, strict=False):
+            low = torch.arange(n, device=kernel.device)
+            low = torch.where(low < (n + 1) // 2, low, low - n) % hr
+            power = power.index_select(axis, low)
+        return power[..., : self.lr_shape[-1] // 2 + 1]
 
     def statistics(
         self,
@@ -414,9 +414,10 @@ def degrade(
 
     Parameters
     ----------
-    hr : sharp image; spatial axes are the last two, or those named Y and X in `axes`; their
-        lengths are multiples of the scale.
-    kernel : point spread function in HR pixels, shape (K, K), non-negative; normalised to sum 1.
+    hr : sharp image; spatial axes are the last two, or those named Y and X in `axes`; under a
+        kernel of three axes the last three, or Z, Y and X. Lengths are multiples of the scale.
+    kernel : point spread function in HR pixels, shape (K, K) or (K, K, K), non-negative; it is
+        normalised to sum 1.
     scale : 1 to 8, one integer or one per spatial axis.
     axes : as in `restore`, e.g. "YXC".
     phase : grid of the LR samples, see the module's docstring.
@@ -440,30 +441,34 @@ def degrade(
     _checks.choice("boundary", boundary, BOUNDARIES)
     noise = _checks.number("noise", noise, 0.0)
     seed = _checks.integer("seed", seed, 0)
-    psf = _checks.psf("kernel", kernel, ndim=2)
+    ndim = 3 if np.ndim(kernel) == 3 else 2
+    psf = _checks.psf("kernel", kernel, ndim)
     scale = _checks.per_axis("scale", scale, 1, MAX_SCALE)
-    scales = (scale,) * 2 if isinstance(scale, int) else scale
-    if len(scales) != 2:
-        raise ValueError(f"scale: expected one integer or two; got {scale}")
-    if hr.ndim < 2:
-        raise ValueError(f"hr: expected at least 2 axes; got {hr.ndim}")
-    spatial = (hr.ndim - 2, hr.ndim - 1)
+    scales = (scale,) * ndim if isinstance(scale, int) else scale
+    if len(scales) != ndim:
+        raise ValueError(f"scale: expected one integer or {ndim}; got {scale}")
+    if hr.ndim < ndim:
+        raise ValueError(f"hr: expected at least {ndim} axes; got {hr.ndim}")
+    spatial = last = tuple(range(-ndim, 0))
     if axes is not None:
         _checks.axes("axes", axes, hr.ndim)
-        spatial = (axes.index("Y"), axes.index("X"))
-    planes = torch.from_numpy(np.moveaxis(hr, spatial, (-2, -1)).astype(np.float32))
-    if any(n % s for n, s in zip(planes.shape[-2:], scales, strict=True)):
+        letters = "ZYX"[-ndim:]
+        if not set(letters) <= set(axes):
+            raise ValueError(f"axes: expected Z, Y and X for a kernel of three; got {axes!r}")
+        spatial = tuple(axes.index(letter) for letter in letters)
+    planes = torch.from_numpy(np.moveaxis(hr, spatial, last).astype(np.float32))
+    if any(n % s for n, s in zip(planes.shape[-ndim:], scales, strict=True)):
         raise ValueError(
             f"hr: expected sides that are multiples of scale {scales}; "
-            f"got {tuple(planes.shape[-2:])}"
+            f"got {tuple(planes.shape[-ndim:])}"
         )
-    lr_shape = tuple(n // s for n, s in zip(planes.shape[-2:], scales, strict=True))
+    lr_shape = tuple(n // s for n, s in zip(planes.shape[-ndim:], scales, strict=True))
     model = Degradation(lr_shape, scales, psf.shape, phase, boundary)
     _checks.not_smaller_than_kernel("hr", lr_shape, scales, psf.shape)
     lr = model.forward(model.extend(planes), torch.from_numpy(psf)).numpy()
     if noise:
         lr = lr + np.random.default_rng(seed).normal(0.0, noise, lr.shape).astype(np.float32)
-    return np.moveaxis(lr, (-2, -1), spatial)
+    return np.moveaxis(lr, last, spatial)
 
 
 def _window(image: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -58,7 +58,14 @@ def estimate(
     settings : of the run.
     device : instead of `settings.device`.
     known_kernel : the run is given a PSF.
+
+    Raises
+    ------
+    ValueError
+        For volumes, whose cost is not foretold yet.
     """
+    if settings.volume:
+        raise ValueError("settings: expected volume=False; the cost of volumes is not foretold yet")
     settings = settings.resolve()
     axes = settings.axes or guess_axes(lr_shape)
     spatial = tuple(lr_shape[axes.index(letter)] for letter in "YX")

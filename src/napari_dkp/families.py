@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from napari_dkp import kernels, optics
+from napari_dkp import kernels, optics, volume_optics
 from napari_dkp.config import PUBLISHED_FAMILIES, Interval, RKSConfig
 from napari_dkp.degradation import Degradation
 
@@ -39,6 +39,7 @@ def families(name: str, model: Degradation, config: RKSConfig) -> list[KernelFam
         "gaussian": _gaussian_family,
         "airy": _airy_family,
         "pupil": _pupil_family,
+        "widefield": _widefield_family,
         "line": _line_family,
         "trajectory": _trajectory_family,
     }
@@ -47,6 +48,28 @@ def families(name: str, model: Degradation, config: RKSConfig) -> list[KernelFam
 
 
 def _gaussian_family(model: Degradation, config: RKSConfig) -> KernelFamily:
+    """Gaussians of a plane, or of a volume."""
+    return (_axial_gaussians if model.ndim == 3 else _plane_gaussians)(model, config)
+
+
+def _axial_gaussians(model: Degradation, config: RKSConfig) -> KernelFamily:
+    """Widths along and across the optical axis, log-uniform, in LR pixels: round in a plane."""
+    scale = torch.tensor(model.scale)
+    along = _given("axial_width", config.axial_width)
+    across = _given("lateral_width", config.lateral_width)
+
+    def render(points: Tensor) -> Tensor:
+        axial = _log_uniform(points[:, 0], along)
+        lateral = _log_uniform(points[:, 1], across)
+        widths = torch.stack([axial, lateral, lateral], 1) * scale.to(points)
+        return kernels.gaussian(
+            torch.diag_embed(widths.square()), model.kernel_shape, model.kernel_centre
+        )
+
+    return KernelFamily("gaussian", (False, False), render)
+
+
+def _plane_gaussians(model: Degradation, config: RKSConfig) -> KernelFamily:
     """λ₁, λ₂ and θ uniform, as published; in units stretched along each axis by its scale."""
     typical = math.prod(model.scale) ** (1 / model.ndim)
     low, high = config.gaussian_variance or _published_variance(typical)
@@ -85,6 +108,27 @@ def _pupil_family(model: Degradation, config: RKSConfig) -> KernelFamily:
         return optics.pupil(cutoff, aberrations, model.kernel_shape, model.kernel_centre)
 
     return KernelFamily("pupil", (False,) * (1 + len(optics.ABERRATIONS)), render)
+
+
+def _widefield_family(model: Degradation, config: RKSConfig) -> KernelFamily:
+    """Cut-off and defocus log-uniform."""
+    defocus = _given("defocus", config.defocus)
+
+    def render(points: Tensor) -> Tensor:
+        return volume_optics.widefield(
+            _log_uniform(points[:, 0], _cutoff(config)),
+            _log_uniform(points[:, 1], defocus) / model.scale[0],
+            model.kernel_shape,
+            model.kernel_centre,
+        )
+
+    return KernelFamily("widefield", (False, False), render)
+
+
+def _given(name: str, interval: Interval | None) -> Interval:
+    if interval is None:
+        raise ValueError(f"{name}: expected an interval for a family of volumes; got None")
+    return interval
 
 
 def _cutoff(config: RKSConfig) -> Interval:

@@ -89,6 +89,25 @@ def measure(kernel: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)) -> Ke
     )
 
 
+def full_widths(kernel: np.ndarray) -> tuple[float, ...]:
+    """Return full widths at half maximum in pixels, one per axis.
+
+    In a plane both are the geometric mean of what `measure` finds. In a volume they are those along
+    the array's own axes, through the centroid: the optical axis is one of them.
+    """
+    if kernel.ndim == 2:
+        width = float(np.sqrt(np.prod(measure(kernel).fwhm)))
+        return (width, width)
+    values = np.asarray(kernel, np.float64)
+    floored = np.maximum(values - _FLOOR * values.max(), 0.0)
+    pixels = np.indices(values.shape).reshape(values.ndim, -1)
+    centroid = pixels @ floored.ravel() / floored.sum()
+    size = np.ones(values.ndim)
+    return tuple(
+        _full_width(_profile(values, centroid, axis, size)) for axis in np.eye(values.ndim)
+    )
+
+
 def _profile(
     values: np.ndarray, centroid: np.ndarray, axis: np.ndarray, size: np.ndarray
 ) -> Profile:

@@ -31,7 +31,7 @@ class Layout:
     spatial: str = "YX"
 
     @classmethod
-    def of(cls, image: Any, axes: str | None) -> "Layout":
+    def of(cls, image: Any, axes: str | None, spatial: str = "YX") -> "Layout":
         """Return that of an array; None guesses the axes.
 
         Raises
@@ -41,9 +41,11 @@ class Layout:
         """
         axes = axes or guess_axes(image.shape)
         _checks.axes("axes", axes, len(image.shape))
+        if not set(spatial) <= set(axes):
+            raise ValueError(f"axes: expected Z among them with volume=True; got {axes!r}")
         if 0 in image.shape:
             raise ValueError(f"image: expected at least one pixel; got shape {tuple(image.shape)}")
-        return cls(axes, tuple(int(n) for n in image.shape))
+        return cls(axes, tuple(int(n) for n in image.shape), spatial)
 
     @cached_property
     def coloured(self) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.ndimage import convolve1d, gaussian_filter, maximum_filter, minimum_filter
 from torch import Generator, Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn import functional
 
 from napari_dkp.config import NoiseConfig
 
@@ -47,7 +47,7 @@ class Noise:
 
         Parameters
         ----------
-        data : shape (C, h, w).
+        data : shape (C, *spatial).
         """
         weights = 1 / self.variances(data)
         return weights / weights.mean()
@@ -60,10 +60,9 @@ class Noise:
 
         Parameters
         ----------
-        data : shape (C, h, w).
+        data : shape (C, *spatial).
         """
-        mean = avg_pool2d(data[None], 5, 1, 2, count_include_pad=False)[0]
-        return (self.gain * mean + self.intercept).clamp_min(self.least_variance)
+        return (self.gain * local_mean(data) + self.intercept).clamp_min(self.least_variance)
 
     def counts(self, data: Tensor) -> Tensor:
         """Return data as counts, whose variance is their mean; never negative."""
@@ -91,6 +90,16 @@ def split(counts: Tensor, generator: Generator) -> Tensor:
     whole = counts.round().cpu().double()  # float32 blurs a million
     first = torch.binomial(whole, torch.full_like(whole, 0.5), generator=generator)
     return torch.stack([first, whole - first]).to(counts)
+
+
+def local_mean(data: Tensor) -> Tensor:
+    """Return the mean over five pixels along each of two or three spatial axes, (C, *spatial).
+
+    At borders it is over those that are there.
+    """
+    pool = functional.avg_pool3d if data.ndim == 4 else functional.avg_pool2d
+    mean: Tensor = pool(data[None], 5, 1, 2, count_include_pad=False)
+    return mean[0]
 
 
 def of_plane(plane: np.ndarray, config: NoiseConfig | None) -> Noise:
@@ -121,8 +130,8 @@ def estimate(plane: np.ndarray) -> Noise:
 
     Parameters
     ----------
-    plane : shape (C, h, w), at least 16 pixels along each spatial axis; smaller ones, and planes
-        of no noise at all, get a small Gaussian noise.
+    plane : shape (C, *spatial), at least 16 pixels along Y and X; smaller ones, and planes of no
+        noise at all, get a small Gaussian noise. A stack of few planes is judged plane by plane.
 
     Returns
     -------
@@ -134,7 +143,9 @@ def estimate(plane: np.ndarray) -> Noise:
     floor = (_LEAST_NOISE * span) ** 2
     if span == 0:
         return Noise(1.0, 1.0 - float(plane.min()))
-    if min(plane.shape[1:]) < _SMALLEST:
+    if min(plane.shape[1:]) < _SMALLEST_DEPTH:
+        plane = plane.reshape(-1, *plane.shape[-2:])
+    if min(plane.shape[-2:]) < _SMALLEST:
         return _with_floors(Noise(0.0, floor), plane.min(), plane.max(), floor)
     means, variances = _mean_variance(plane)
     if len(means) == 0:
@@ -153,14 +164,16 @@ def estimate(plane: np.ndarray) -> Noise:
 def _mean_variance(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of some groups of pixels of like brightness, and their noise variance."""
     rough, level = plane, plane
-    for axis in (1, 2):
+    axes = range(1, plane.ndim)
+    for axis in axes:
         rough = convolve1d(rough, _FOURTH_DIFFERENCE, axis)
         # The mean that goes with the variance of what the line above makes of noise.
         level = convolve1d(level, _FOURTH_DIFFERENCE**2, axis)
-    smooth = gaussian_filter(plane, (0, 2.0, 2.0))
+    smooth = gaussian_filter(plane, (0, *(2.0 for _ in axes)))
     # No camera makes these: padding, a saturated region, a channel that is not there.
-    blank = maximum_filter(plane, (1, 5, 5)) == minimum_filter(plane, (1, 5, 5))
-    inside = (slice(None), slice(2, -2), slice(2, -2))
+    around = (1, *(5 for _ in axes))
+    blank = maximum_filter(plane, around) == minimum_filter(plane, around)
+    inside = (slice(None), *(slice(2, -2) for _ in axes))
     seen = ~blank[inside]
     rough, level, smooth = (image[inside][seen] for image in (rough, level, smooth))
     n_groups = min(_GROUPS, smooth.size // 100)
@@ -188,6 +201,8 @@ _FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 _MEDIAN_OF_HALF_NORMAL = 0.6745
 _GROUPS = 24
 _SMALLEST = 16
+# Planes of a stack below which differences along Z leave too few.
+_SMALLEST_DEPTH = 8
 # Standard deviation, as a share of the plane's range.
 _LEAST_NOISE = 1e-3
 _LEAST_GROWTH = 0.1

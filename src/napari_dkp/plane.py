@@ -19,6 +19,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import DiffusionModel
+from napari_dkp.families import families
 from napari_dkp.gaussian_trials import TrialStep, most_steps, try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
@@ -35,6 +36,7 @@ from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
+from napari_dkp.volume_trials import intervals, try_volume
 
 
 def fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
@@ -64,6 +66,8 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     prior: engine.KernelPrior
     if plan:
         prior = KnownKernel(torch.from_numpy(plan.kernel).to(start.device))
+    elif settings.volume:
+        prior = KnownKernel(parts.volume_kernel(generator))
     elif rounds:
         scout = partial(parts.scout, generator=generator)
         every = parts.rks.every
@@ -284,6 +288,19 @@ class Parts:
             burn_in=burn_in(search),
         )
 
+    def volume_kernel(self, generator: RandomGenerator) -> Tensor:
+        """Return the mean kernel of what trials leave of a family, shape (*K,)."""
+        rks = self.rks
+        if None in intervals(self._family, rks):
+            expected = self._expected_cutoff(self._model.scale[-1])
+            found = try_volume(
+                self._model, self._data, self._noise, self._family, expected, self._seed
+            )
+            rks = found.within(rks, self._family)
+        (family,) = families(self._family, self._model, rks)
+        points = torch.rand((_VOLUME_KERNELS, family.n_parameters), generator=generator)
+        return family.render(points.to(self._data)).mean(0)
+
     def kept_memory(self) -> AbstractContextManager[None]:
         """Return a context for the steps: one takes again what another has freed."""
         on_cpu = self._data.device.type == "cpu"
@@ -317,14 +334,18 @@ class Parts:
     def _with_optics(self, rks: RKSConfig) -> RKSConfig:
         """Find the optics in the data; what is known of them says where to look."""
         scale = math.prod(self._model.scale) ** (1 / self._model.ndim)
-        expected = usual_cutoff(scale)
-        if self._optics is not None:
-            expected = Cutoff(self._optics.cutoff / scale, _STATED_SPREAD)
+        expected = self._expected_cutoff(scale)
         plane = self._data.cpu().double().numpy()
         cutoff = find_cutoff(plane, self._model.scale, self._noise, expected)
         optics = try_optics(self._model, self._data, self._noise, cutoff, rks.damping, self._seed)
         self._width_spread = optics.spread
         return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
+
+    def _expected_cutoff(self, scale: float) -> Cutoff:
+        """Return what to expect of the optics, where an axis is enlarged by a scale."""
+        if self._optics is None:
+            return usual_cutoff(scale)
+        return Cutoff(self._optics.cutoff / scale, _STATED_SPREAD)
 
     def _load_diffusion(self) -> DiffusionModel:
         return load(self._diffusion, self._precision, self._data.device)
@@ -369,6 +390,8 @@ def search_rounds(settings: Settings) -> list[Round]:
     """
     if not (settings.rks and settings.search and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
+    if settings.volume:
+        return []
     if settings.method == "richardson-lucy":
         return list(_COUNTING_ROUNDS)
     if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
@@ -445,6 +468,8 @@ def bytes_per_pixel(settings: Settings, channels: int) -> float:
     return _FITTED_BYTES * finest_channels(settings.dip) + _COUNTING_BYTES * channels
 
 
+# Whose mean is taken for what trials leave of a family.
+_VOLUME_KERNELS = 32
 _COUNTING_ROUNDS = (Round(20, 5, 5),)
 # Steps of most routes.
 _USUAL_ROUTE = 24

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from napari_dkp.kernel_shape import measure
+from napari_dkp.kernel_shape import full_widths
 from napari_dkp.noise import Noise
 from napari_dkp.resolution import foretold_resolution, resolution
 from napari_dkp.restorers.evidence import Evidence
@@ -25,7 +25,7 @@ class Report:
 
     Attributes
     ----------
-    kernel_width : full width at half maximum in restored pixels, geometric mean of both axes.
+    kernel_width : full width at half maximum in restored pixels, geometric mean over all axes.
     kernel_width_interval : 90 % of what the data leave open of it; None where it was given, or
         where the method does not say.
     resolution_before, resolution_after : period of the finest detail that is no noise, in source
@@ -131,10 +131,10 @@ def examine(
 
     Parameters
     ----------
-    data : y in normalised intensity, shape (C, h, w).
+    data : y in normalised intensity, shape (C, *lr_shape).
     evidence : of the restorer.
     noise : of the data.
-    kernel : shape (K, K).
+    kernel : shape (*K,).
     width_spread : posterior standard deviation of the logarithm of the kernel's width; None where
         that is not known.
     maps : keep the images.
@@ -142,12 +142,15 @@ def examine(
     mean = _array(evidence.mean)
     variance = np.maximum(noise.variance(mean), noise.least_variance)
     residual = (_array(data) - mean) / np.sqrt(variance)
-    width = float(np.sqrt(np.prod(measure(_array(kernel)).fwhm)))
+    widths = full_widths(_array(kernel))
+    width = float(np.prod(widths) ** (1 / len(widths)))
+    ndim = len(widths)
     before = after = interval = uncertain = None
     if evidence.halves is not None:
         images, means, photons = map(_array, evidence.halves)
-        before, after = resolution(*photons), foretold_resolution(means, photons)
-        uncertain = uncertainty(images, width) if maps else None
+        before = resolution(photons[0], photons[1], ndim)
+        after = foretold_resolution(means, photons, ndim)
+        uncertain = uncertainty(images, widths) if maps else None
     if evidence.deviation is not None and maps:
         uncertain = (_NINETY_PERCENT * _array(evidence.deviation)).astype(np.float32)
     if width_spread is not None:
@@ -169,7 +172,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy(), np.float64)
 
 
-def uncertainty(images: np.ndarray, kernel_width: float) -> np.ndarray:
+def uncertainty(images: np.ndarray, kernel_width: float | tuple[float, ...]) -> np.ndarray:
     """Return half of a 90 % interval for the mean of two images.
 
     Two errors are told from the images themselves. Noise: the halves differ by it. What the optics
@@ -179,16 +182,17 @@ def uncertainty(images: np.ndarray, kernel_width: float) -> np.ndarray:
 
     Parameters
     ----------
-    images : from independent halves of the photons, shape (2, ..., H, W).
-    kernel_width : full width at half maximum, pixels.
+    images : from independent halves of the photons, shape (2, ..., *spatial).
+    kernel_width : full width at half maximum, pixels; one for a plane, or one per axis.
 
     Returns
     -------
-    float32 array, shape (..., H, W). Where the specimen is unlike itself at finer scales, such as
-    with texture far below the resolution, it is too small.
+    float32 array, shape (..., *spatial). Where the specimen is unlike itself at finer scales, such
+    as with texture far below the resolution, it is too small.
     """
-    sigma = kernel_width / _WIDTH_OF_SIGMA
-    blur = (0,) * (images.ndim - 3) + (sigma, sigma)
+    widths = kernel_width if isinstance(kernel_width, tuple) else (kernel_width,) * 2
+    sigmas = (width / _WIDTH_OF_SIGMA for width in widths)
+    blur = (0,) * (images.ndim - 1 - len(widths)) + tuple(sigmas)
     image = images.mean(0)
     noise: np.ndarray = 0.5 * (images[0] - images[1])
     fine = image - gaussian_filter(image, blur)
@@ -199,9 +203,10 @@ def uncertainty(images: np.ndarray, kernel_width: float) -> np.ndarray:
 
 
 def _correlation(residual: np.ndarray) -> float:
-    """Return the correlation of neighbours along both axes; 0 for a residual that is none."""
-    along, across = residual[:, 1:] * residual[:, :-1], residual[:, :, 1:] * residual[:, :, :-1]
-    products = [neighbours.mean() for neighbours in (along, across) if neighbours.size]
+    """Return the correlation of neighbours along all axes; 0 for a residual that is none."""
+    moved = (np.moveaxis(residual, axis, 0) for axis in range(1, residual.ndim))
+    neighbours = [each[1:] * each[:-1] for each in moved]
+    products = [product.mean() for product in neighbours if product.size]
     square = np.mean(residual**2)
     return float(np.mean(products) / square) if products and square else 0.0
 

@@ -1,5 +1,6 @@
 """Resolution by Fourier ring correlation: the finest detail that two images of one thing share."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -21,27 +22,33 @@ class Rings(NamedTuple):
     n_modes: np.ndarray
 
 
-def ring_correlation(first: np.ndarray, second: np.ndarray) -> Rings:
+def ring_correlation(first: np.ndarray, second: np.ndarray, ndim: int = 2) -> Rings:
     """Correlate two images ring by ring (Saxton and Baumeister 1982).
 
     Parameters
     ----------
-    first, second : shape (..., h, w), noise independent; further axes count as more of the same.
+    first, second : shape (..., *spatial), noise independent; further axes count as more of the
+        same.
+    ndim : number of spatial axes; in three, rings are shells.
     """
-    rows, columns = first.shape[-2:]
-    window = np.outer(hann(rows), hann(columns))
+    axes = tuple(range(-ndim, 0))
+    lengths = first.shape[-ndim:]
+    window = reduce(np.multiply.outer, (hann(n) for n in lengths))
 
     def spectrum(image: np.ndarray) -> np.ndarray:
         image = image.astype(np.float64)
-        return np.asarray(np.fft.rfft2((image - image.mean((-2, -1), keepdims=True)) * window))
+        return np.asarray(
+            np.fft.rfftn((image - image.mean(axes, keepdims=True)) * window, axes=axes)
+        )
 
     one, other = spectrum(first), spectrum(second)
-    radius = np.hypot(np.fft.fftfreq(rows)[:, None], np.fft.rfftfreq(columns))
-    n_rings = max(2, min(_RINGS, min(rows, columns) // 4))
+    frequencies = [*(np.fft.fftfreq(n) for n in lengths[:-1]), np.fft.rfftfreq(lengths[-1])]
+    radius = reduce(np.hypot.outer, frequencies)
+    n_rings = max(2, min(_RINGS, min(lengths) // 4))
     ring = np.floor(radius * 2 * n_rings).astype(int).ravel()
     inside = ring < n_rings
     # The real transform holds one of each pair of opposite frequencies, but of its first column.
-    share = np.where(np.arange(radius.shape[1]) == 0, 0.5, 1.0) + np.zeros_like(radius)
+    share = np.where(np.arange(radius.shape[-1]) == 0, 0.5, 1.0) + np.zeros_like(radius)
 
     def total(values: np.ndarray) -> np.ndarray:
         flat = (values * share).reshape(-1, ring.size).sum(0)
@@ -50,11 +57,11 @@ def ring_correlation(first: np.ndarray, second: np.ndarray) -> Rings:
     cross = total((one * other.conj()).real)
     power = np.sqrt(total(np.abs(one) ** 2) * total(np.abs(other) ** 2))
     each = np.maximum(total(np.ones_like(radius)), 1e-300)
-    n_modes = np.maximum(_INDEPENDENT * total(np.ones(one.shape)), 1.0)
+    n_modes = np.maximum(_INDEPENDENT**ndim * total(np.ones(one.shape)), 1.0)
     return Rings(total(radius) / each, cross / np.maximum(power, 1e-300), n_modes)
 
 
-def resolution(first: np.ndarray, second: np.ndarray) -> float | None:
+def resolution(first: np.ndarray, second: np.ndarray, ndim: int = 2) -> float | None:
     """Return the period, in pixels, at which two noisy images of one thing cease to agree.
 
     Their ring correlation falls below 1/7: there the mean of both correlates with the thing itself
@@ -62,17 +69,18 @@ def resolution(first: np.ndarray, second: np.ndarray) -> float | None:
 
     Parameters
     ----------
-    first, second : shape (..., h, w), from one half of the data each.
+    first, second : shape (..., *spatial), from one half of the data each.
+    ndim : number of spatial axes.
 
     Returns
     -------
     float; 2 where they agree up to the limit of their sampling, None where nowhere.
     """
-    rings = ring_correlation(first, second)
+    rings = ring_correlation(first, second, ndim)
     return _period(rings.frequency, rings.correlation - _SHARED)
 
 
-def foretold_resolution(means: np.ndarray, halves: np.ndarray) -> float | None:
+def foretold_resolution(means: np.ndarray, halves: np.ndarray, ndim: int = 2) -> float | None:
     """Return the period, in pixels, up to which one half's restoration tells the other half.
 
     Two restorations also share what a method makes up, so that they agree beyond what either knows.
@@ -84,16 +92,18 @@ def foretold_resolution(means: np.ndarray, halves: np.ndarray) -> float | None:
 
     Parameters
     ----------
-    means : restorations of the halves, blurred and sampled as the data is, shape (2, ..., h, w).
+    means : restorations of the halves, blurred and sampled as the data is, shape (2, ...,
+        *spatial).
     halves : of the photons, same shape.
+    ndim : number of spatial axes.
 
     Returns
     -------
     float or None, as of `resolution`.
     """
-    frequency, of_halves, n_modes = ring_correlation(*halves)
+    frequency, of_halves, n_modes = ring_correlation(halves[0], halves[1], ndim)
     told = 0.5 * sum(
-        ring_correlation(mean, half).correlation
+        ring_correlation(mean, half, ndim).correlation
         for mean, half in zip(means, halves[::-1], strict=True)
     )
     certain = np.maximum(of_halves, 2 / np.sqrt(n_modes))
@@ -114,5 +124,5 @@ def _period(frequency: np.ndarray, excess: np.ndarray) -> float | None:
 
 _RINGS = 32
 _SHARED = 1 / 7
-# A Hann window over both axes makes neighbouring coefficients depend on one another: (2/3)².
-_INDEPENDENT = 4 / 9
+# A Hann window makes neighbouring coefficients along an axis depend on one another.
+_INDEPENDENT = 2 / 3

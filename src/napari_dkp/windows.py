@@ -9,12 +9,19 @@ from torch import Tensor
 Window = tuple[slice, ...]
 
 
-def windows(shape: tuple[int, ...], side: int) -> list[Window]:
-    """Return windows of at most `side` along each axis that cover a shape, overlapping by half."""
+def windows(shape: tuple[int, ...], side: int | tuple[int, ...]) -> list[Window]:
+    """Return windows that cover a shape, overlapping by half.
+
+    Parameters
+    ----------
+    shape : samples along each axis.
+    side : of windows, at most; one for all axes, or one each.
+    """
+    sides = side if isinstance(side, tuple) else (side,) * len(shape)
     along = []
-    for n in shape:
-        length = min(n, side)
-        count = 1 + math.ceil(2 * (n - length) / side)
+    for n, most in zip(shape, sides, strict=True):
+        length = min(n, most)
+        count = 1 + math.ceil(2 * (n - length) / most)
         starts = np.unique(np.linspace(0, n - length, count, dtype=int))
         along.append([slice(int(start), int(start) + length) for start in starts])
     return list(product(*along))
@@ -25,8 +32,8 @@ def contrast(plane: np.ndarray | Tensor, window: Window) -> float:
     return float(plane[(slice(None), *window)].var())
 
 
-def liveliest(plane: np.ndarray | Tensor, side: int) -> Window:
-    """Return the window of at most `side` along each axis in which a plane (C, ...) varies most."""
+def liveliest(plane: np.ndarray | Tensor, side: int | tuple[int, ...]) -> Window:
+    """Return the one of `windows` in which a plane (C, ...) varies most."""
     return max(windows(tuple(plane.shape[1:]), side), key=lambda window: contrast(plane, window))
 
 

@@ -58,6 +58,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Axes",
             "Meaning of each image axis, e.g. ZYX or TCYX; empty: from the layer's axis labels.",
         ),
+        "volume": Entry("Volume", "Restore Z together with Y and X, under a kernel of three axes."),
         "method": Entry(
             "Method",
             "How the image is restored: by a network that is fitted to this image alone, by one "
@@ -79,6 +80,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
                 "gaussian": "Optics, out of focus",
                 "airy": "Microscope",
                 "pupil": "Microscope, aberrated",
+                "widefield": "Widefield volume",
                 "line": "Straight motion",
                 "trajectory": "Camera shake",
             },
@@ -154,6 +156,15 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "gaussian_variance": Entry(
             "Optics range", "Smallest and largest variance, restored pixels squared."
+        ),
+        "axial_width": Entry(
+            "Axial width", "Sigma of a volume's Gaussians along Z, image pixels: low, high."
+        ),
+        "lateral_width": Entry(
+            "Lateral width", "Sigma of a volume's Gaussians in a plane, image pixels: low, high."
+        ),
+        "defocus": Entry(
+            "Defocus", "Of a volume's light out of focus, waves per plane at the pupil's edge."
         ),
         "cutoff": Entry(
             "Cut-off", "Optical cut-off of a microscope, cycles per restored pixel: low, high."

@@ -175,7 +175,9 @@ def write(
     """
     outputs.check(restoration.image.nbytes, overwrite=overwrite)
     axes = restoration.settings.axes or source.axes
-    size = source.pixel_size.enlarged(restoration.settings.scales(2))
+    size = source.pixel_size.enlarged(
+        restoration.settings.scales(len(restoration.settings.spatial))
+    )
     record = {
         "napari_dkp": __version__,
         "source": source.name,

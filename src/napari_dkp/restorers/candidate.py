@@ -11,7 +11,7 @@ class Candidate(NamedTuple):
     Attributes
     ----------
     images : x over the background, in counts, shape (2, C, *domain_shape).
-    means : m = A x + background, shape (2, C, h, w); of x before it was kept positive, where a
+    means : m = A x + background, shape (2, C, *lr_shape); of x before it was kept positive, where a
         method does that last.
     risk : see `risk.Risk`.
     """

@@ -53,7 +53,7 @@ class CountingRestorer:
         return self._given or Route(self._likelihood.extrapolations, self._best.penalised)
 
     def step(self, kernel: Tensor) -> RestorerStep:
-        """Take one step of the present stage under `kernel`, shape (K, K); none after the last."""
+        """Take one step of the present stage under `kernel`, shape (*K,); none after the last."""
         if kernel is not self._kernel:
             self._kernel = kernel
             self._steps = self._run(kernel) if self._given is None else self._follow(kernel)

@@ -6,6 +6,8 @@ method of multipliers (Figueiredo and Bioucas-Dias 2010; Lefkimmiatis and Unser 
 """
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -28,9 +30,9 @@ class PenalisedSolver:
 
     Parameters
     ----------
-    model : forward model of the plane, two spatial axes.
+    model : forward model of the plane, or of the volume.
     halves : of its photons.
-    kernel : shape (K, K).
+    kernel : shape (*K,).
     risk : by which images are judged.
     strength : of the penalty, a number without unit.
     start : images of the halves to start from, shape (2, C, *domain_shape).
@@ -63,7 +65,7 @@ class PenalisedSolver:
         )
         self._threshold = (strength * self._weight() / self._rho_hessian).unsqueeze(2)
         image = _padded(start, model.grid_shape)
-        self._blurred = self._convolve(torch.fft.rfft2(image) * transfer)
+        self._blurred = self._convolve(self._spectrum(image) * transfer)
         self._hessian = hessian(image)
         self._positive = image
         # Scaled multipliers of the three constraints.
@@ -75,9 +77,9 @@ class PenalisedSolver:
         """Take one step; return the image after it."""
         smooth = self._rho_hessian * hessian_adjoint(self._hessian - self._of_hessian)
         smooth += self._rho_positive * (self._positive - self._of_positive)
-        spectrum = torch.fft.rfft2(self._blurred - self._of_blurred)
+        spectrum = self._spectrum(self._blurred - self._of_blurred)
         spectrum *= self._rho * self._transfer.conj()
-        spectrum += torch.fft.rfft2(smooth)
+        spectrum += self._spectrum(smooth)
         spectrum /= self._normal
         image = self._convolve(spectrum)
         blurred = self._convolve(spectrum * self._transfer)
@@ -95,9 +97,10 @@ class PenalisedSolver:
         self._positive = there.clamp_min(0)
         self._of_positive = there - self._positive
 
-        rows, columns = self._model.domain_shape
         means = self._model.gather(blurred) + self._halves.background
-        images = self._positive[..., :rows, :columns]
+        images = self._positive
+        for axis, n in enumerate(self._model.domain_shape, start=-self._model.ndim):
+            images = images.narrow(axis, 0, n)
         return Candidate(images, means, float(self._risk(means)))
 
     def _likeliest(self, there: Tensor) -> Tensor:
@@ -108,14 +111,20 @@ class PenalisedSolver:
 
     def _weight(self) -> Tensor:
         """Return w, of the photons spread as the kernel has it: for x, but with little noise."""
-        spread = self._convolve(torch.fft.rfft2(self._samples) * self._transfer.conj())
+        spread = self._convolve(self._spectrum(self._samples) * self._transfer.conj())
         sampled = self._sampled.to(spread)
-        seen = self._convolve(torch.fft.rfft2(sampled) * self._transfer.conj())
+        seen = self._convolve(self._spectrum(sampled) * self._transfer.conj())
         level = spread.clamp_min(0) / seen.clamp_min(_LEAST_SEEN)
         return 0.5 * (level + _HALF_A_COUNT**2).rsqrt()
 
+    def _spectrum(self, image: Tensor) -> Tensor:
+        spectrum: Tensor = torch.fft.rfftn(image, dim=tuple(range(-self._model.ndim, 0)))
+        return spectrum
+
     def _convolve(self, spectrum: Tensor) -> Tensor:
-        result: Tensor = torch.fft.irfft2(spectrum, s=self._model.grid_shape)
+        result: Tensor = torch.fft.irfftn(
+            spectrum, s=self._model.grid_shape, dim=tuple(range(-self._model.ndim, 0))
+        )
         return result
 
 
@@ -129,39 +138,85 @@ _HALF_A_COUNT = 0.5
 
 
 def hessian(image: Tensor) -> Tensor:
-    """Return ∂yy, ∂xx and √2 ∂xy of images (B, C, H, W) that wrap, shape (B, C, 3, H, W)."""
-    framed = functional.pad(image, (1, 1, 1, 1), mode="circular")
-    here, below, right = framed[..., 1:-1, 1:-1], framed[..., 2:, 1:-1], framed[..., 1:-1, 2:]
+    """Return second derivatives of images that wrap, mixed ones times √2.
+
+    Parameters
+    ----------
+    image : shape (B, C, *spatial).
+
+    Returns
+    -------
+    Tensor, shape (B, C, D, *spatial), D = d (d + 1) / 2: ∂ii of every spatial axis, then √2 ∂ij of
+    every pair. In a plane ∂yy, ∂xx and √2 ∂xy.
+    """
+    axes = range(image.ndim - 2)
+    framed = _framed(image)
+
+    def at(*axes_ahead: int, by: int = 1) -> Tensor:
+        return _shifted(framed, len(axes), axes_ahead, by)
+
+    here = at()
     twice = 2 * here
-    along = framed[..., :-2, 1:-1] - twice + below
-    across = framed[..., 1:-1, :-2] - twice + right
-    mixed = _ROOT_TWO * (framed[..., 2:, 2:] - below - right + here)
-    return torch.stack([along, across, mixed], 2)
+    straight = [at(axis, by=-1) - twice + at(axis) for axis in axes]
+    mixed = [
+        _ROOT_TWO * (at(one, other) - at(one) - at(other) + here)
+        for one, other in combinations(axes, 2)
+    ]
+    return torch.stack([*straight, *mixed], 2)
 
 
 def hessian_adjoint(derivatives: Tensor) -> Tensor:
-    """Return the adjoint of `hessian`, shape (B, C, H, W)."""
-    framed = functional.pad(derivatives.flatten(1, 2), (1, 1, 1, 1), mode="circular")
-    along, across, mixed = framed.unflatten(1, derivatives.shape[1:3]).unbind(2)
-    result: Tensor = along[..., :-2, 1:-1] - 2 * along[..., 1:-1, 1:-1] + along[..., 2:, 1:-1]
-    result += across[..., 1:-1, :-2] - 2 * across[..., 1:-1, 1:-1] + across[..., 1:-1, 2:]
-    corner = mixed[..., :-2, :-2] - mixed[..., :-2, 1:-1] - mixed[..., 1:-1, :-2]
-    result += _ROOT_TWO * (corner + mixed[..., 1:-1, 1:-1])
+    """Return the adjoint of `hessian`, shape (B, C, *spatial)."""
+    axes = range(derivatives.ndim - 3)
+    framed = _framed(derivatives.flatten(1, 2)).unflatten(1, derivatives.shape[1:3])
+    parts = iter(framed.unbind(2))
+    sums = []
+    for axis in axes:
+        part = next(parts)
+        before, here, after = (_shifted(part, len(axes), (axis,), by) for by in (-1, 0, 1))
+        sums.append(before - 2 * here + after)
+    for pair in combinations(axes, 2):
+        part = next(parts)
+        corner, one, other = (
+            _shifted(part, len(axes), back, -1) for back in (pair, pair[:1], pair[1:])
+        )
+        sums.append(_ROOT_TWO * (corner - one - other + _shifted(part, len(axes), (), 0)))
+    result = sums[0]
+    for each in sums[1:]:
+        result += each
     return result
 
 
 _ROOT_TWO = math.sqrt(2)
 
 
+def _framed(image: Tensor) -> Tensor:
+    """Lay the opposite border around images (B, C, *spatial)."""
+    return functional.pad(image, (1, 1) * (image.ndim - 2), mode="circular")
+
+
+def _shifted(framed: Tensor, ndim: int, axes: Sequence[int], by: int) -> Tensor:
+    """Return what was framed, moved so that the neighbours along some axes lie here."""
+    for axis in range(ndim):
+        start = 1 + by if axis in axes else 1
+        dim = axis - ndim
+        framed = framed.narrow(dim, start, framed.shape[dim] - 2)
+    return framed
+
+
 def _squared_hessian(shape: tuple[int, ...]) -> Tensor:
     """Return the eigenvalues of ∇²ᵀ∇² over the frequencies of a real transform."""
-    rows, columns = shape
-    down = 2 - 2 * torch.cos(2 * math.pi * torch.fft.fftfreq(rows))
-    right = 2 - 2 * torch.cos(2 * math.pi * torch.fft.rfftfreq(columns))
-    return (down[:, None] + right).square()
+    total = torch.zeros(())
+    for axis, n in enumerate(shape, start=1 - len(shape)):
+        frequency = torch.fft.rfftfreq(n) if axis == 0 else torch.fft.fftfreq(n)
+        along = 2 - 2 * torch.cos(2 * math.pi * frequency)
+        total = total + along.reshape(-1, *(1,) * -axis)
+    return total.square()
 
 
 def _padded(images: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Continue images to a larger grid with their last rows and columns."""
-    rows, columns = (n - m for n, m in zip(shape, images.shape[-2:], strict=True))
-    return functional.pad(images, (0, columns, 0, rows), mode="replicate")
+    """Continue images to a larger grid with the last values along each axis."""
+    margins = [(0, n - m) for n, m in zip(shape, images.shape[-len(shape) :], strict=True)]
+    return functional.pad(
+        images, [side for pair in margins[::-1] for side in pair], mode="replicate"
+    )

@@ -5,12 +5,11 @@ from types import EllipsisType
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device
 from napari_dkp.engine import RestorerStep
-from napari_dkp.noise import Noise, split
+from napari_dkp.noise import Noise, local_mean, split
 from napari_dkp.restorers.candidate import Candidate
 from napari_dkp.restorers.evidence import Evidence, Halves
 
@@ -21,13 +20,13 @@ class PhotonHalves:
     Parameters
     ----------
     model : forward model of the plane.
-    data : y in normalised intensity, shape (C, h, w).
+    data : y in normalised intensity, shape (C, *lr_shape).
     noise : of that data.
     generator : CPU generator that deals the photons.
 
     Attributes
     ----------
-    counts : n, whole numbers, shape (2, C, h, w).
+    counts : n, whole numbers, shape (2, C, *lr_shape).
     background : counts that no light of the image makes, per half, a scalar.
     level : mean counts over the background, per half, a scalar.
     """
@@ -86,7 +85,7 @@ class PhotonHalves:
 
         Parameters
         ----------
-        means : m of each half's image, shape (2, C, h, w).
+        means : m of each half's image, shape (2, C, *lr_shape).
         """
         # In float64: runs are told apart by differences in the seventh digit.
         home = float64_device(means.device)
@@ -105,7 +104,7 @@ class PhotonHalves:
 
         Parameters
         ----------
-        means : m of each half's image, shape (2, C, h, w).
+        means : m of each half's image, shape (2, C, *lr_shape).
         """
         return self._noise.gain * (means.sum(0) - self.counts.sum(0)).square().mean().sqrt()
 
@@ -116,7 +115,7 @@ LEAST_COUNTS = 1e-3
 
 def _darkest(counts: Tensor) -> Tensor:
     """Return what the darkest thousandth of an image, smoothed over pixels, lies at."""
-    smooth = functional.avg_pool2d(counts[None], 5, 1, 2, count_include_pad=False)[0]
+    smooth = local_mean(counts)
     place = max(1, round(_DARK_SHARE * smooth.numel()))
     return smooth.flatten().kthvalue(place).values
 

@@ -28,8 +28,8 @@ class RichardsonLucyRestorer:
     model : forward model of the plane.
     halves : of its photons.
     patience : steps without gain after which the run is done.
-    judge : returns how bad blurred images m of the halves are, shape (2, C, h, w); None for the
-        risk under the kernel in use. To compare kernels, it has to be the same for all.
+    judge : returns how bad blurred images m of the halves are, shape (2, C, *lr_shape); None for
+        the risk under the kernel in use. To compare kernels, it has to be the same for all.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RichardsonLucyRestorer:
         return tuple((float(one), float(other)) for one, other in first)
 
     def step(self, kernel: Tensor) -> RestorerStep:
-        """Take one step on both halves under `kernel`, shape (K, K)."""
+        """Take one step on both halves under `kernel`, shape (*K,)."""
         self.advance(kernel)
         return self._halves.handed_out(self.latest, self.best, self.done)
 

@@ -1,5 +1,7 @@
 """How far images of two halves of the photons are from the truth, told by the halves themselves."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,31 +24,32 @@ class Risk:
 
     Parameters
     ----------
-    model : forward model of the plane, two spatial axes.
-    photons : n, of the halves, shape (2, C, h, w).
-    kernel : shape (K, K), whose passband counts.
+    model : forward model of the plane, or of the volume.
+    photons : n, of the halves, shape (2, C, *lr_shape).
+    kernel : shape (*K,), whose passband counts.
     """
 
     def __init__(self, model: Degradation, photons: Tensor, kernel: Tensor) -> None:
-        rows, columns = model.lr_shape
+        samples = math.prod(model.lr_shape)
         weight = 1 / (model.passband(kernel) + _WORTHLESS)
         # The real transform holds one of each pair of opposite frequencies, but of these columns.
-        weight[:, 0] *= 0.5
-        if columns % 2 == 0:
-            weight[:, -1] *= 0.5
+        weight[..., 0] *= 0.5
+        if model.lr_shape[-1] % 2 == 0:
+            weight[..., -1] *= 0.5
+        self._axes = tuple(range(-model.ndim, 0))
         # Noise alone has a risk of one.
         level = photons.mean().clamp_min(_LEAST_LEVEL)
-        weight = weight / (weight.sum() * rows * columns * photons.shape[1] * level)
+        weight = weight / (weight.sum() * samples * photons.shape[1] * level)
         # In float64: a run ends by differences in the seventh digit.
         self._home = float64_device(photons.device)
         self._weight = weight.to(self._home, torch.float64)
         self._photons = photons.to(self._home, torch.float64)
 
     def __call__(self, means: Tensor) -> Tensor:
-        """Return the risk for m, shape (2, C, h, w), in units of the noise of a half."""
+        """Return the risk for m, shape (2, C, *lr_shape), in units of the noise of a half."""
         means = means.to(self._home, torch.float64)
-        away = torch.fft.rfft2(means - self._photons.flip(0)).abs().square()
-        apart = torch.fft.rfft2(means[0] - means[1]).abs().square()
+        away = torch.fft.rfftn(means - self._photons.flip(0), dim=self._axes).abs().square()
+        apart = torch.fft.rfftn(means[0] - means[1], dim=self._axes).abs().square()
         risk: Tensor = (self._weight * (0.5 * away.sum((0, 1)) - 0.25 * apart.sum(0))).sum()
         return risk
 

@@ -1,0 +1,224 @@
+"""Trials of a volume's kernel: who restores one half of the photons best foretells the other.
+
+A kernel that is sought in the very image it has formed confirms itself; photons that this image has
+not seen do not. Kernels of volumes have two parameters that matter, one along and one across the
+optical axis, and few trials find both: a pattern search over their logarithms, its steps halved
+until they are small (Hooke and Jeeves 1961).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from napari_dkp.config import Interval, RKSConfig
+from napari_dkp.degradation import Degradation
+from napari_dkp.families import families
+from napari_dkp.noise import Noise
+from napari_dkp.randomness import make_generator
+from napari_dkp.restorers.photon_halves import PhotonHalves
+from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
+from napari_dkp.spectrum import Cutoff, find_cutoff
+from napari_dkp.windows import liveliest
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class AxialKernel:
+    """Where trials leave the two parameters of a volume's kernel.
+
+    Attributes
+    ----------
+    axial, lateral : intervals, about one posterior standard deviation to either side of the best:
+        of the Gaussian family its widths, of the widefield family defocus and cut-off, in the units
+        of `RKSConfig`.
+    """
+
+    axial: Interval
+    lateral: Interval
+
+    def within(self, rks: RKSConfig, family: str) -> RKSConfig:
+        """Return numbers that sample a family from these intervals, but for what is given."""
+        axial, lateral = intervals(family, rks)
+        axial, lateral = axial or self.axial, lateral or self.lateral
+        if family == "widefield":
+            return replace(rks, defocus=axial, cutoff=lateral)
+        return replace(rks, axial_width=axial, lateral_width=lateral)
+
+
+def intervals(family: str, rks: RKSConfig) -> tuple[Interval | None, Interval | None]:
+    """Return what is given of the axial and the lateral parameter of a family of volumes."""
+    if family == "widefield":
+        return rks.defocus, rks.cutoff
+    return rks.axial_width, rks.lateral_width
+
+
+def try_volume(
+    model: Degradation,
+    data: Tensor,
+    noise: Noise,
+    family: str,
+    expected: Cutoff,
+    seed: int,
+) -> AxialKernel:
+    """Try kernels of a family on a piece of a volume.
+
+    Parameters
+    ----------
+    model : forward model of the volume.
+    data : y in normalised intensity, shape (C, *lr_shape).
+    noise : of that data.
+    family : "gaussian" or "widefield".
+    expected : cut-off of the optics, cycles per HR pixel, before the volume is looked at.
+    seed : of the photons' halves, the same for all.
+    """
+    window = liveliest(data, _WINDOW)
+    piece = data[(slice(None), *window)]
+    taps = tuple(min(k, _MOST_TAPS) for k in model.kernel_shape)
+    small = replace(model, kernel_shape=taps)
+    if piece.shape != data.shape:  # a piece does not wrap
+        small = replace(small, lr_shape=tuple(piece.shape[1:]), boundary="free")
+    halves = PhotonHalves(small, piece, noise, make_generator(seed))
+    cutoff = _find_cutoff(model, data, noise, expected)
+
+    def render(point: Point) -> Tensor:
+        axial, lateral = (math.exp(value) for value in point)
+        around = AxialKernel((axial, axial), (lateral, lateral)).within(RKSConfig(), family)
+        middle = torch.full((1, 2), 0.5, device=piece.device, dtype=piece.dtype)
+        return families(family, small, around)[0].render(middle)[0]
+
+    starts = _starts(family, cutoff, model)
+    prior = Prior(
+        starts[0][1], max(cutoff.spread, _LEAST_SPREAD) if family == "widefield" else None
+    )
+    bounds = _BOUNDS[family]
+    scale = 1 / (_TRUST * piece.numel())
+    found: dict[Point, float] = {}
+
+    def badness(point: Point) -> float:
+        if not all(low <= value <= high for value, (low, high) in zip(point, bounds, strict=True)):
+            return math.inf
+        if point not in found:
+            deviance = _least_deviance(small, halves, render(point))
+            found[point] = deviance + scale * prior.nats(point)
+        return found[point]
+
+    best = min(starts, key=badness)
+    step = _FIRST_STEP
+    while step >= _LAST_STEP:
+        best = _descend(best, step, badness)
+        step /= 2
+    centre, spread = _parabola(best, 2 * step, found, scale)
+    axial, lateral = (
+        (math.exp(middle - width), math.exp(middle + width))
+        for middle, width in zip(centre, spread, strict=True)
+    )
+    return AxialKernel(axial, _within_sampling(lateral) if family == "widefield" else lateral)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of the lateral parameter: a normal distribution of its logarithm."""
+
+    middle: float
+    spread: float | None
+
+    def nats(self, point: Point) -> float:
+        """Return how improbable a point is, 0 where nothing is known."""
+        if self.spread is None:
+            return 0.0
+        return 0.5 * ((point[1] - self.middle) / self.spread) ** 2
+
+
+def _find_cutoff(model: Degradation, data: Tensor, noise: Noise, expected: Cutoff) -> Cutoff:
+    """Find the lateral cut-off in the spectra of all planes."""
+    planes = data.flatten(0, 1).cpu().double().numpy()
+    return find_cutoff(planes, model.scale[1:], noise, expected)
+
+
+def _starts(family: str, cutoff: Cutoff, model: Degradation) -> list[Point]:
+    """Return logarithms to start from, of axial and lateral parameters."""
+    if family == "widefield":
+        lateral = math.log(min(cutoff.frequency, 1.0))
+        per_plane = cutoff.frequency * model.scale[0]
+        return [(math.log(share * per_plane), lateral) for share in _DEFOCUS_SHARES]
+    width = _WIDTH_OF_CUTOFF / cutoff.frequency / model.scale[1]
+    return [(math.log(ratio * width), math.log(width)) for ratio in _ELONGATIONS]
+
+
+def _descend(best: Point, step: float, badness: Callable[[Point], float]) -> Point:
+    """Go to the best of a point and its four neighbours, until that is the point itself."""
+    for _ in range(_MOST_MOVES):
+        axial, lateral = best
+        around = [
+            (axial - step, lateral),
+            (axial + step, lateral),
+            (axial, lateral - step),
+            (axial, lateral + step),
+        ]
+        nearest = min((best, *around), key=badness)
+        if nearest == best:
+            break
+        best = nearest
+    return best
+
+
+def _parabola(
+    best: Point, step: float, found: dict[Point, float], scale: float
+) -> tuple[Point, Point]:
+    """Return mean and standard deviation along each axis, of parabolas through three trials."""
+    centre, spread = [], []
+    for axis in (0, 1):
+        away = (step, 0.0) if axis == 0 else (0.0, step)
+        sides = [
+            found.get((best[0] + sign * away[0], best[1] + sign * away[1]), math.inf)
+            for sign in (-1, 1)
+        ]
+        here = found[best]
+        bend = sides[0] + sides[1] - 2 * here
+        shift = 0.5 * step * (sides[0] - sides[1]) / bend if 0 < bend < math.inf else 0.0
+        centre.append(best[axis] + min(max(shift, -step), step))
+        width = step * math.sqrt(scale / bend) if 0 < bend < math.inf else step
+        spread.append(min(max(width, _LEAST_WIDTH), step))
+    return (centre[0], centre[1]), (spread[0], spread[1])
+
+
+def _least_deviance(model: Degradation, halves: PhotonHalves, kernel: Tensor) -> float:
+    """Return the least deviance of photons that images under a kernel have not seen."""
+    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
+    for _ in range(_STEPS):
+        restorer.advance(kernel)
+        if restorer.done:
+            break
+    return restorer.best.risk
+
+
+def _within_sampling(cutoff: Interval) -> Interval:
+    return min(cutoff[0], 1.0), min(cutoff[1], 1.0)
+
+
+# LR samples along Z, Y and X.
+_WINDOW = (32, 64, 64)
+_MOST_TAPS = 31
+_STEPS = 60
+_PATIENCE = 20
+_FIRST_STEP, _LAST_STEP = 0.4, 0.1
+_MOST_MOVES = 6
+# Waves of defocus per plane, in units of the cut-off in cycles per pixel: for Z steps of half a
+# pixel to some, and numerical apertures from low to high.
+_DEFOCUS_SHARES = (0.15, 0.3, 0.6, 1.2)
+# Logarithms of the least and the greatest axial and lateral parameter.
+_BOUNDS = {
+    "gaussian": ((math.log(0.2), math.log(20.0)), (math.log(0.2), math.log(10.0))),
+    "widefield": ((math.log(0.005), math.log(3.0)), (math.log(0.05), 0.0)),
+}
+# Sigma of the Gaussian nearest to an Airy pattern, times the cut-off.
+_WIDTH_OF_CUTOFF = 0.42
+_ELONGATIONS = (0.7, 1.5, 3.0)
+_LEAST_SPREAD = 0.1
+_LEAST_WIDTH = 0.02
+# Of the likelihood of held-out photons: an image that is cut off early has errors of its own.
+_TRUST = 0.02
