@@ -237,7 +237,7 @@ def test_a_known_kernel_restores_each_channel_and_time():
         noise=NoiseConfig(gain=1.0),
     )  # fmt: skip
     assert result.image.shape == movie.shape
-    assert result.kernel.shape == (1, *kernel.shape)
+    assert result.kernel.shape == (1, 2, *kernel.shape)
     assert fidelity(truth[:, :24], result.image[0, :, 0]) > fidelity(truth[:, :24], movie[0, :, 0])
 
 

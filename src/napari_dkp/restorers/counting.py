@@ -1,6 +1,7 @@
 """Restoration from counted photons: several images, of which the one of least risk is taken."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -56,7 +57,7 @@ class CountingRestorer:
         """Take one step of the present stage under `kernel`, shape (*K,); none after the last."""
         if kernel is not self._kernel:
             self._kernel = kernel
-            self._steps = self._run(kernel) if self._given is None else self._follow(kernel)
+            self._steps = self._stages(kernel)
             self._best = None
         latest = next(self._steps, None)
         done = latest is None
@@ -73,41 +74,56 @@ class CountingRestorer:
         assert self._best is not None
         return self._halves.evidence(self._best.candidate.images, self._best.candidate.means)
 
-    def _run(self, kernel: Tensor) -> Iterator["_Step"]:
-        """Yield what each step leads to, until there is none that could help."""
-        likelihood = self._likelihood
-        likelihood.advance(kernel)
-        while not likelihood.done:
-            yield _Step(likelihood.latest)
-            likelihood.advance(kernel)
-        best = _Step(likelihood.best)
+    def _stages(self, kernel: Tensor) -> Iterator["_Step"]:
+        """Return what the steps under a kernel lead to; it does not hold on to this restorer."""
         risk = Risk(self._model, self._halves.counts, kernel)
-        for share in _SHARES if self._strength else ():
-            strength = share * self._strength
-            images = best.candidate.images
-            solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, images)
-            before = best.penalised
-            for count in range(1, _PENALISED_STEPS + 1):
-                latest = _Step(solver.step(), (*before, (strength, count)))
-                # The first counts even where it is worse than what it started from.
-                if count == 1 or latest.candidate.risk < best.candidate.risk:
-                    best = latest
-                yield latest
+        solver = partial(PenalisedSolver, self._model, self._halves, kernel, risk)
+        if self._given is not None:
+            return _follow(self._given, kernel, self._likelihood, solver)
+        strengths = [share * self._strength for share in _SHARES if self._strength]
+        return _explore(strengths, kernel, self._likelihood, solver)
 
-    def _follow(self, kernel: Tensor) -> Iterator["_Step"]:
-        """Yield what each step of the given route leads to."""
-        assert self._given
-        for extrapolation in self._given.extrapolations:
-            self._likelihood.advance(kernel, extrapolation)
-            yield _Step(self._likelihood.latest)
-        images = self._likelihood.latest.images
-        risk = Risk(self._model, self._halves.counts, kernel)
-        for strength, count in self._given.penalised:
-            solver = PenalisedSolver(self._model, self._halves, kernel, risk, strength, images)
-            for _ in range(count):
-                latest = solver.step()
-                yield _Step(latest)
-            images = latest.images
+
+def _explore(
+    strengths: list[float],
+    kernel: Tensor,
+    likelihood: RichardsonLucyRestorer,
+    make_solver: Callable[[float, Tensor], PenalisedSolver],
+) -> Iterator["_Step"]:
+    """Yield what each step leads to, until there is none that could help."""
+    likelihood.advance(kernel)
+    while not likelihood.done:
+        yield _Step(likelihood.latest)
+        likelihood.advance(kernel)
+    best = _Step(likelihood.best)
+    for strength in strengths:
+        solver = make_solver(strength, best.candidate.images)
+        before = best.penalised
+        for count in range(1, _PENALISED_STEPS + 1):
+            latest = _Step(solver.step(), (*before, (strength, count)))
+            # The first counts even where it is worse than what it started from.
+            if count == 1 or latest.candidate.risk < best.candidate.risk:
+                best = latest
+            yield latest
+
+
+def _follow(
+    route: Route,
+    kernel: Tensor,
+    likelihood: RichardsonLucyRestorer,
+    make_solver: Callable[[float, Tensor], PenalisedSolver],
+) -> Iterator["_Step"]:
+    """Yield what each step of a route leads to."""
+    for extrapolation in route.extrapolations:
+        likelihood.advance(kernel, extrapolation)
+        yield _Step(likelihood.latest)
+    images = likelihood.latest.images
+    for strength, count in route.penalised:
+        solver = make_solver(strength, images)
+        for _ in range(count):
+            latest = solver.step()
+            yield _Step(latest)
+        images = latest.images
 
 
 class _Step(NamedTuple):
