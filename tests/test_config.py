@@ -255,3 +255,22 @@ def test_presets_compare_structure_but_under_kernels_of_a_microscope():
     assert share() == share(kernel_family="line") == 1
     assert share(kernel_family="airy", preset="paper") == share(preset="paper")
     assert share(kernel_family="airy", dip=DIPConfig(ssim_fraction=0.3)) == 0.3
+
+
+def test_each_channel_may_have_optics_of_its_own():
+    green, red = (
+        OpticsConfig(numerical_aperture=1.4, wavelength=light, pixel_size=65)
+        for light in (520, 610)
+    )
+    settings = Settings(optics=(green, None, red))
+    assert [settings.of_channel(i).optics for i in range(3)] == [green, None, red]
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    with pytest.raises(ValueError, match="optics: expected one for each channel, 4 or more; got 3"):
+        settings.of_channel(3)
+    with pytest.raises(TypeError, match="optics: expected OpticsConfig or None; got 1"):
+        Settings(optics=(green, 1.4))
+
+
+def test_optics_are_those_of_all_channels_unless_they_are_several():
+    optics = OpticsConfig(numerical_aperture=1.4, wavelength=520, pixel_size=65)
+    assert Settings(optics=optics).of_channel(7).optics == optics

@@ -96,11 +96,11 @@ def test_no_wavelength_where_it_sets_no_cut_off(mode):
     assert confocal.wavelength(["GFP"]) == 525
 
 
-def test_optics_only_where_all_is_known_and_can_be():
+def test_optics_of_each_channel_where_all_is_known_and_can_be():
     one = ('<Channel ID="Channel:0:1" Name="561"/>', "")
     optics = OpticsConfig(numerical_aperture=1.4, wavelength=525, pixel_size=65)
     assert changed(one, text=ONE).optics() == optics
-    assert only(ONE).optics() is None
+    assert only(ONE).optics() == (optics, None)
     for gone in (' EmissionWavelength="525"', ' LensNA="1.4"'):
         assert changed(one, (gone, ""), text=ONE).optics() is None
     sizes = ('PhysicalSizeX="0.065" PhysicalSizeY="65" PhysicalSizeYUnit="nm"', "")

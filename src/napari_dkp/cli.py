@@ -277,10 +277,12 @@ def _with_optics_of(source: Path, settings: Settings) -> Settings:
     optics = told and told.optics()
     if not optics:
         return settings
+    each = optics if isinstance(optics, tuple) else (optics,)
+    known = next(filter(None, each))
+    lights = ", ".join("unknown" if one is None else f"{one.wavelength:g}" for one in each)
     typer.echo(
-        f"Optics as the file states them: NA {optics.numerical_aperture:g}, "
-        f"{optics.wavelength:g} nm, pixels of {optics.pixel_size:g} nm (--optics none: as the "
-        "image shows them).",
+        f"Optics as the file states them: NA {known.numerical_aperture:g}, {lights} nm, pixels of "
+        f"{known.pixel_size:g} nm (--optics none: as the image shows them).",
         err=True,
     )
     return replace(settings, optics=optics)

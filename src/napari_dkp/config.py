@@ -431,7 +431,8 @@ class Settings:
     tile : largest side, in source pixels, of what is restored at once: larger planes are taken
         apart into overlapping tiles; None takes as much as memory allows.
     diagnostics : also keep the residual and the uncertainty of every pixel, see `report.Report`.
-    optics : what is known of the microscope; None finds it in the spectrum of the image.
+    optics : what is known of the microscope, or of each channel in their order; None, also of a
+        channel, finds it in the spectrum of the image.
     noise : of the camera; None estimates it from the image.
     rks, pke, search, dip, diffusion, richardson_lucy : the numbers behind the methods.
     """
@@ -452,7 +453,7 @@ class Settings:
     share_kernel: bool = True
     tile: int | None = None
     diagnostics: bool = False
-    optics: OpticsConfig | None = None
+    optics: OpticsConfig | tuple[OpticsConfig | None, ...] | None = None
     noise: NoiseConfig | None = None
     rks: RKSConfig | None = None
     pke: PKEConfig | None = None
@@ -499,10 +500,14 @@ class Settings:
                 raise TypeError(f"{name}: expected True or False; got {getattr(self, name)!r}")
         if self.tile is not None:
             _integer(self, "tile", 32)
+        if isinstance(self.optics, Sequence):
+            _store(self, "optics", tuple(self.optics))
         for name, kind in _CONFIGS.items():
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
-                raise TypeError(f"{name}: expected {kind.__name__} or None; got {value!r}")
+            given = getattr(self, name)
+            each = given if name == "optics" and isinstance(given, tuple) else (given,)
+            for value in each:
+                if value is not None and not isinstance(value, kind):
+                    raise TypeError(f"{name}: expected {kind.__name__} or None; got {value!r}")
 
     def _check_volume(self) -> None:
         """Refuse what there is for planes only, or for volumes only."""
@@ -579,6 +584,23 @@ class Settings:
         # SSIM compares darkness as it does light: it would fit the noise of dark regions.
         return replace(dip, ssim_fraction=0.0)
 
+    def of_channel(self, channel: int) -> "Settings":
+        """Return the settings of one channel: with its own optics.
+
+        Raises
+        ------
+        ValueError
+            If optics are given for fewer channels.
+        """
+        if not isinstance(self.optics, tuple):
+            return self
+        if channel >= len(self.optics):
+            raise ValueError(
+                f"optics: expected one for each channel, {channel + 1} or more; got "
+                f"{len(self.optics)}"
+            )
+        return replace(self, optics=self.optics[channel])
+
     def scales(self, ndim: int) -> tuple[int, ...]:
         """Return the scale of each of `ndim` spatial axes."""
         return _expand("scale", self.scale, ndim)
@@ -613,8 +635,11 @@ class Settings:
             if values.get("kernel_family") == "auto" and not published:
                 values["kernel_family"] = "gaussian"
         for name, kind in _CONFIGS.items():
-            if values.get(name) is not None:
-                values[name] = kind(**_known(kind, values[name]))
+            found = values.get(name)
+            if isinstance(found, tuple):
+                values[name] = tuple(each and kind(**_known(kind, each)) for each in found)
+            elif found is not None:
+                values[name] = kind(**_known(kind, found))
         return cls(**values)
 
 

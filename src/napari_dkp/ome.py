@@ -61,12 +61,22 @@ class Microscope:
         named = [channel for channel in self.channels if channel.name in names]
         return common(channel.wavelength for channel in named or self.channels)
 
-    def optics(self) -> OpticsConfig | None:
-        """Return what a run of all channels can be told; None unless all three are known."""
-        aperture, wavelength, size = self.numerical_aperture, self.wavelength(), self.pixel_size
-        if aperture is None or wavelength is None or size is None:
+    def optics(self) -> OpticsConfig | tuple[OpticsConfig | None, ...] | None:
+        """Return what a run can be told: for all channels, or for each where they differ.
+
+        None unless aperture, pixel size and some wavelength are known.
+        """
+        aperture, size = self.numerical_aperture, self.pixel_size
+        if aperture is None or size is None:
             return None
-        return plausible(aperture, wavelength, size)
+        shared = self.wavelength()
+        if shared is not None:
+            return plausible(aperture, shared, size)
+        each = tuple(
+            None if light is None else plausible(aperture, light, size)
+            for light in (channel.wavelength for channel in self.channels)
+        )
+        return each if any(each) else None
 
 
 def plausible(aperture: float, wavelength: float, pixel_size: float) -> OpticsConfig | None:

@@ -164,6 +164,8 @@ class Parts:
             and settings.iterations
         ):
             raise ValueError("settings: expected resolved settings; got some with open fields")
+        if isinstance(settings.optics, tuple):
+            raise ValueError("settings: expected those of one channel; got optics of several")
         self.settings = settings
         self.given = plan
         self.plan: Plan | None = None

@@ -83,11 +83,13 @@ class Run:
         self._check_values()
         choice = choose(
             partial(self._load, layout.middle),
-            replace(settings, axes=layout.axes),
+            replace(settings, axes=layout.axes).of_channel(layout.channel(layout.middle)),
             known_kernel=kernel is not None,
         )
         self.choice = choice.reason
-        self.settings = choice.settings.resolve()
+        self.settings = replace(choice.settings, optics=settings.optics).resolve()
+        for channel in range(1 + max(map(layout.channel, layout.planes))):
+            self.settings.of_channel(channel)  # which has to have optics, if any has
         if self.settings.method == "diffusion" and self.settings.diffusion:
             loading.check(self.settings.diffusion)
         ndim = len(layout.spatial)
@@ -350,7 +352,8 @@ class Run:
         model = self._model
         if shape != model.lr_shape:  # a piece does not wrap
             model = replace(model, lr_shape=shape, boundary="free")
-        block = Block(found, self.settings, model, self.device)
+        settings = self.settings.of_channel(self.layout.channel(shown))
+        block = Block(found, settings, model, self.device)
         for state in block.run(self._given):
             fetch = partial(self._searched, shown, state.kernel)
             scale = block.scaling.range
@@ -384,7 +387,8 @@ class Run:
         tiling = self._tiling
         if len(tiling) > 1 and (plan is None or self._lacks_route(plan)):
             plan = yield from self._pilot(list(planes), first)
-        block = Block(list(planes.values()), self.settings, self._model, self.device)
+        settings = self.settings.of_channel(self.layout.channel(first))
+        block = Block(list(planes.values()), settings, self._model, self.device)
         scale = block.scaling.range
         for state in block.run(plan, tiling):
             self._running = _Running(list(planes), block, state)
