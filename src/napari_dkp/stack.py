@@ -197,9 +197,11 @@ class Run:
         for number, index in enumerate(running.indices):
             state = self._states.get(index)
             if state is None or not state.done:
-                image, kernel = self._fetched(running.block, number, running.state)
+                image, kernel = _fetched(running.state, running.block, number, self.layout)
                 shown = self._states[running.indices[0]]
-                self._states[index] = replace(shown, image=image, kernel=kernel, plane=index)
+                self._states[index] = replace(
+                    shown, image=image, kernel=kernel, plane=index, report=None, done=False
+                )
 
     def _reset(self) -> None:
         self._states: dict[Index, State[np.ndarray]] = {}
@@ -342,15 +344,14 @@ class Run:
         if shape != model.lr_shape:  # a piece does not wrap
             model = replace(model, lr_shape=shape, boundary="free")
         block = Block(found, self.settings, model, self.device)
+        # A state that holds the run would be held by it, and outlive its last reference.
+        interpolated = partial(_interpolated, self._image, shown, self.layout, self._model)
         for state in block.run(self._given):
-            fetch = partial(self._searched, shown, state.kernel)
+            fetch = partial(_searched, state, interpolated)
             scale = block.scaling.range
             yield self._state(state, fetch, shown, scale, searching=True)
         self._steps_before += planned_steps(self.settings, self._given)
         return block.plan or self._given
-
-    def _searched(self, index: Index, kernel: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        return _sealed(self._interpolated(index)), _host(kernel)
 
     def _restore(self, indices: list[Index], plan: Plan | None) -> States:
         """Restore planes together; with smaller tiles where memory runs out."""
@@ -379,7 +380,7 @@ class Run:
         scale = block.scaling.range
         for state in block.run(plan, tiling):
             self._running = _Running(list(planes), block, state)
-            fetch = partial(self._fetched, block, 0, state)
+            fetch = partial(_fetched, state, block, 0, self.layout)
             if state.stop is Stop.RUNNING:
                 yield self._state(state, fetch, first, scale)
         self._running = None
@@ -388,7 +389,7 @@ class Run:
         for number, (index, report) in enumerate(zip(planes, reports, strict=True)):
             yield self._state(
                 state,
-                partial(self._fetched, block, number, state),
+                partial(_fetched, state, block, number, self.layout),
                 index,
                 scale,
                 stop=self._stop(),
@@ -475,18 +476,8 @@ class Run:
             plane = self._load(self.layout.middle)
             _checks.varying("image", plane)
 
-    def _fetched(
-        self, block: Block, number: int, state: State[Tensor]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Bring image and kernel of a plane to the host, as users see them."""
-        image = block.of_plane(number, state.image).cpu().numpy()
-        return _sealed(self.layout.as_read(block.scaling.restore(image))), _host(state.kernel)
-
     def _interpolated(self, index: Index) -> np.ndarray:
-        """Return a plane's source on the HR grid, zero where the source is not finite."""
-        plane = self.layout.read(self._image, index).astype(np.float32)
-        plane = np.nan_to_num(plane, posinf=0.0, neginf=0.0)
-        return self.layout.as_read(self._model.upsample(torch.from_numpy(plane)).numpy())
+        return _interpolated(self._image, index, self.layout, self._model)
 
     def _as_seen(self, report: Report | None, scaling: Scaling) -> Report | None:
         """Give the images of a report the axes, and the unit, that users know."""
@@ -546,6 +537,28 @@ _OUTPUTS = 12
 # Bytes that are not worth to look whether they are free, and the share of those free to be taken.
 _SURELY_FREE = 2**30
 _SHARE_OF_MEMORY = 0.6
+
+
+def _fetched(
+    state: State[Tensor], block: Block, number: int, layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring image and kernel of one of a block's planes to the host, as users see them."""
+    image = block.of_plane(number, state.image).cpu().numpy()
+    return _sealed(layout.as_read(block.scaling.restore(image))), _host(state.kernel)
+
+
+def _searched(
+    state: State[Tensor], interpolated: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the kernel that is being sought to the host; there is no image of the plane yet."""
+    return _sealed(interpolated()), _host(state.kernel)
+
+
+def _interpolated(image: Any, index: Index, layout: Layout, model: Degradation) -> np.ndarray:
+    """Return a plane's source on the HR grid, zero where the source is not finite."""
+    plane = layout.read(image, index).astype(np.float32)
+    plane = np.nan_to_num(plane, posinf=0.0, neginf=0.0)
+    return layout.as_read(model.upsample(torch.from_numpy(plane)).numpy())
 
 
 def _host(kernel: Tensor) -> np.ndarray:
