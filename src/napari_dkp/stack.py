@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from napari_dkp.state import Restoration, State, Stop, Unfetched
 from napari_dkp.tiling import Tiling
 
 States = Generator[State[np.ndarray], None, None]
+Found = TypeVar("Found")
 
 
 class Run:
@@ -243,8 +244,10 @@ class Run:
 
     def _planned(self, group: "_Group") -> int:
         """Return the image steps that a group probably takes."""
-        given = self._given
-        pilot = planned_steps(self.settings, given) if group.piloted else 0
+        plan = self.plans.get(group.channel)
+        if plan is not None:
+            return len(group.blocks) * len(self._tiling) * planned_steps(self.settings, plan)
+        pilot = planned_steps(self.settings, self._given) if group.piloted else 0
         return pilot + len(group.blocks) * self._likely(group.piloted)
 
     def _likely(self, piloted: bool) -> int:
@@ -267,6 +270,8 @@ class Run:
         whole = max(self.layout.lr_shape)
         if self.settings.tile is not None:
             return self.settings.tile
+        if self.settings.boundary == "circular":
+            return whole  # a tile cannot wrap: what does not fit goes to the CPU
         shared = self.settings.share_kernel and self.n_planes > 1
         planes = min(self._together(), self.n_planes) if shared else 1
         each = bytes_per_pixel(self.settings, planes * self._channels)
@@ -322,7 +327,8 @@ class Run:
             plan = self.plans.get(group.channel) or self._given
             if group.blocks and group.piloted and group.channel not in self.plans:
                 self._steps_after = later + len(group.blocks) * self._likely(True)
-                plan = yield from self._pilot(group.planes, group.blocks[0][0])
+                pilot = partial(self._pilot, group.planes, group.blocks[0][0])
+                plan = yield from self._within_memory(pilot)
                 if plan is not None:
                     self.plans[group.channel] = plan
             for position, block in enumerate(group.blocks, 1):
@@ -336,7 +342,9 @@ class Run:
         self, planes: list[Index], shown: Index
     ) -> Generator[State[np.ndarray], None, Plan | None]:
         """Find in pieces of planes what these have in common; None where there is no contrast."""
-        found = sharing.pieces(self._load, planes, self.layout.lr_shape, self._overlap)
+        # They take no more memory than a tile does.
+        size = tuple(min(n, self._side) for n in self.layout.lr_shape)
+        found = sharing.pieces(self._load, planes, size, self._overlap)
         if not found:
             return self._given
         shape = tuple(found[0].shape[1:])
@@ -354,28 +362,39 @@ class Run:
         return block.plan or self._given
 
     def _restore(self, indices: list[Index], plan: Plan | None) -> States:
-        """Restore planes together; with smaller tiles where memory runs out."""
+        """Restore planes together."""
         planes = {index: self._load(index) for index in indices}
         flat = [index for index, plane in planes.items() if plane.min() == plane.max()]
         planes = {index: plane for index, plane in planes.items() if index not in flat}
-        before = self._steps_before
-        while planes:
+        if planes:
+            yield from self._within_memory(partial(self._attempt, planes, plan))
+        for index in flat:
+            yield self._as_it_was(index)
+
+    def _within_memory(
+        self, attempt: Callable[[], Generator[State[np.ndarray], None, Found]]
+    ) -> Generator[State[np.ndarray], None, Found]:
+        """Attempt something, and with smaller tiles again where memory runs out."""
+        while True:
             try:
-                yield from self._attempt(planes, plan)
-                break
+                return (yield from attempt())
             except (RuntimeError, MemoryError) as error:
                 if not (is_out_of_memory(error) and self._shrink()):
                     raise
+                self._running = None
                 traceback.clear_frames(error.__traceback__)  # which hold what is too large
-            self._steps_before = before
-        for index in flat:
-            yield self._empty(index)
+            self._steps_before = self._steps  # what was done in vain has been seen
 
     def _attempt(self, planes: dict[Index, np.ndarray], plan: Plan | None) -> States:
         first = next(iter(planes))
         tiling = self._tiling
         if len(tiling) > 1 and (plan is None or self._lacks_route(plan)):
             plan = yield from self._pilot(list(planes), first)
+            if plan is None:
+                self._diverged = True
+                for index in planes:
+                    yield self._as_it_was(index)
+                return
         block = Block(list(planes.values()), self.settings, self._model, self.device)
         scale = block.scaling.range
         for state in block.run(plan, tiling):
@@ -383,7 +402,6 @@ class Run:
             fetch = partial(_fetched, state, block, 0, self.layout)
             if state.stop is Stop.RUNNING:
                 yield self._state(state, fetch, first, scale)
-        self._running = None
         self._diverged |= state.stop is Stop.DIVERGED
         reports = block.reports(state.kernel)
         for number, (index, report) in enumerate(zip(planes, reports, strict=True)):
@@ -396,6 +414,7 @@ class Run:
                 report=self._as_seen(report, block.scaling),
                 done=True,
             )
+        self._running = None
         self._steps_before += len(tiling) * planned_steps(self.settings, plan)
 
     def _lacks_route(self, plan: Plan) -> bool:
@@ -430,15 +449,15 @@ class Run:
             note=note,
         )
 
-    def _empty(self, index: Index) -> State[np.ndarray]:
-        """Return the last state of a plane without contrast: nothing to do, no kernel to find."""
+    def _as_it_was(self, index: Index) -> State[np.ndarray]:
+        """Return the last state of a plane for which there is no kernel: it has no contrast."""
         kernel = self._kernel
         if kernel is None:
             kernel = np.zeros(self._model.kernel_shape, np.float32)
             kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
         # One step, for a plane that is done has a state.
         self._steps_before += 1
-        self.n_steps = max(self.n_steps, self._steps_before + self._steps_after)
+        self.n_steps = self._steps_before + self._steps_after
         return State(
             step=self._steps_before,
             n_steps=self.n_steps,
