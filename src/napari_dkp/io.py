@@ -20,6 +20,7 @@ import tifffile
 
 from napari_dkp import __version__
 from napari_dkp.config import Settings
+from napari_dkp.layout import looped_axes
 from napari_dkp.ome import METRES, unit_name
 from napari_dkp.state import Restoration
 
@@ -261,8 +262,7 @@ def write(
     axes = restoration.settings.axes or source.axes
     y_scale, x_scale = restoration.settings.scales(2)
     pixel_size = source.pixel_size.enlarged((y_scale, x_scale))
-    looped = "".join(axis for axis in axes if axis not in "CYX")
-    kernel_axes = looped + "YX" if restoration.kernel.ndim > 2 else "YX"
+    kernel_axes = looped_axes(axes) + "YX"
 
     record = {
         "napari_dkp": __version__,
@@ -277,6 +277,7 @@ def write(
         "stop": restoration.stop.name.lower(),
         "steps": restoration.steps,
         "choice": restoration.choice,
+        "notes": list(restoration.notes),
         "reports": [None if r is None else r.figures() for r in restoration.reports],
         "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
         "pixel_size": {**pixel_size.sizes, "unit": pixel_size.unit},
