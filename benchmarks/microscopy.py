@@ -22,8 +22,7 @@ from skimage.metrics import structural_similarity
 from skimage.registration import phase_cross_correlation
 
 from benchmarks.records import ROOT, Results, Run, code_version, describe_machine, table
-from napari_dkp import kernel_shape
-from napari_dkp import stack as dkp
+from napari_dkp import api, kernel_shape, stack
 from napari_dkp.config import OpticsConfig, Settings
 from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.optics import airy
@@ -138,7 +137,7 @@ def real(
             numerical_aperture=aperture, wavelength=wavelength, pixel_size=pixel_size
         )
     began = perf_counter()
-    result = dkp.restore(image, scale=1, optics=known, preset=preset)
+    result = api.restore(image, scale=1, optics=known, preset=preset)
     seconds = perf_counter() - began
     return {
         "raw": registered(image, sharp),
@@ -168,7 +167,7 @@ def simulated(simulation: Simulation, seed: int, preset: str) -> dict[str, Any]:
     """Restore a simulated image blindly, and as an oracle would."""
     camera, truth, kernel = simulation.render(seed)
     settings = Settings(scale=simulation.scale, kernel_size=_TAPS, preset=preset, diagnostics=True)
-    run = dkp.Run(camera, settings)
+    run = stack.Run(camera, settings)
     began = perf_counter()
     scores = [psnr(state.image, truth) for state in run if not state.searching]
     seconds = perf_counter() - began

@@ -33,8 +33,11 @@ def restoration(source: io.Picture, scale: int | tuple[int, int] = 2) -> Restora
     image = source.image.astype(np.float32)
     for axis, times in zip("YX", settings.scales(2), strict=True):
         image = image.repeat(times, axis=source.axes.index(axis))
+    coloured = source.axes.endswith("C")
     looped = tuple(
-        n for n, axis in zip(source.image.shape, source.axes, strict=True) if axis in "TZ"
+        n
+        for n, axis in zip(source.image.shape, source.axes, strict=True)
+        if axis in ("TZ" if coloured else "TCZ")
     )
     kernel = np.full((*looped, 3, 3), 1 / 9, np.float32)
     return Restoration(image, kernel, settings, 7, "cpu", 1.5, Stop.COMPLETED, (3.0, 2.0), 12)
@@ -108,6 +111,27 @@ def test_kernel_lies_beside_in_hr_pixels(tmp_path):
     kernel = io.read(outputs.kernel)
     assert (kernel.axes, kernel.image.shape) == ("TYX", (2, 3, 3))
     assert kernel.pixel_size.sizes["X"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("axes", "along"), [("TCYX", "TC"), ("CZYX", "ZC"), ("YXC", "")])
+def test_kernels_lie_along_channels_and_colours_share_theirs(tmp_path, axes, along):
+    source = picture(axes)
+    plain = restoration(source)
+    kernels = np.arange(plain.kernel.size, dtype=np.float32).reshape(plain.kernel.shape)
+    outputs = io.Outputs.beside(tmp_path / "out.tif")
+    io.write(outputs, replace(plain, kernel=kernels), source)
+    back = io.read(outputs.kernel)
+    assert back.axes == along + "YX"
+    looped = [axis for axis in axes if axis in along]
+    order = [back.axes.index(axis) for axis in (*looped, "Y", "X")]
+    np.testing.assert_array_equal(back.image.transpose(order), kernels)
+
+
+def test_notes_are_kept_with_the_settings(tmp_path):
+    outputs = io.Outputs.beside(tmp_path / "out.tif")
+    note = "Memory ran out on cpu: tiles are now 64 pixels wide."
+    io.write(outputs, replace(restoration(picture()), notes=(note,)), picture())
+    assert json.loads(outputs.settings.read_text(encoding="utf-8"))["notes"] == [note]
 
 
 def test_kernel_of_one_plane_can_be_given_to_the_next_run(tmp_path):

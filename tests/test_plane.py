@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY, settings
@@ -13,15 +14,15 @@ from napari_dkp import memory, plane
 from napari_dkp.config import DIPConfig, RichardsonLucyConfig, SearchConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
-from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import AiryIntervals
-from napari_dkp.plane import Parts, search_rounds
+from napari_dkp.plan import Plan
+from napari_dkp.plane import Parts, planned_steps, search_rounds
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import Round
 from napari_dkp.spectrum import Cutoff
-from napari_dkp.state import State, Stop
+from napari_dkp.state import Stop
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_photons_are_counted_in_stages(monkeypatch):
     parts, model, data = parts_of(settings(richardson_lucy=config, **COUNTING))
     parts.restorer(make_generator(1))
     (found,) = made
-    assert (found[0], *found[2:]) == (model, config)
+    assert (found[0], *found[2:]) == (model, config, None)
     assert torch.equal(found[1].counts.sum(0), NOISE.counts(data).round())
 
 
@@ -161,7 +162,7 @@ def test_a_plane_of_photons_is_searched_and_then_restored():
     light = torch.rand(1, *model.lr_shape, generator=make_generator(0))
     data = torch.poisson(40 * light, generator=make_generator(1)) / 40
     noise = Noise(1 / 40, 0.0)
-    states = list(plane.fit(model, data, (0.0, 1.0), noise, resolved))
+    states = list(plane.fit(Parts(model, data, (0.0, 1.0), noise, resolved)))
     assert [state.step for state in states] == list(range(1, len(states) + 1))
     assert states[-1].stop is Stop.COMPLETED
     assert len(states) > search.steps
@@ -180,53 +181,63 @@ def optics_found(monkeypatch) -> None:
     monkeypatch.setattr(plane, "try_optics", lambda *_: intervals)
 
 
-def photon_states(
-    kernel: torch.Tensor | None = None, **changes: object
-) -> list[State[torch.Tensor]]:
+def photon_parts(plan: Plan | None = None, **changes: object) -> Parts:
     resolved = settings(**(COUNTING | changes)).resolve()
     model = Degradation((24, 26), (1, 1), (5, 5))
     light = torch.rand(1, *model.lr_shape, generator=make_generator(0))
     data = torch.poisson(40 * light, generator=make_generator(1)) / 40
-    known = None if kernel is None else kernel.numpy()
-    return list(plane.fit(model, data, (0.0, 1.0), Noise(1 / 40, 0.0), resolved, known))
+    return Parts(model, data, (0.0, 1.0), Noise(1 / 40, 0.0), resolved, plan)
+
+
+def finished(parts: Parts) -> Parts:
+    for _ in plane.fit(parts):
+        pass
+    return parts
 
 
 @pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
 @pytest.mark.parametrize("family", ["airy", "pupil"])
-def test_what_trials_leave_open_of_the_optics_is_reported(optics_found, method, family):
-    state = photon_states(method=method, kernel_family=family)[-1]
-    width = math.sqrt(math.prod(measure(state.kernel.numpy()).fwhm))
-    assert state.report.kernel_width == pytest.approx(width, rel=1e-6)
-    low, high = state.report.kernel_width_interval
-    assert low < width < high
-    assert high / low == pytest.approx(math.exp(2 * 1.645 * SPREAD))
+def test_what_trials_leave_open_of_the_optics_is_planned_with(optics_found, method, family):
+    assert finished(photon_parts(method=method, kernel_family=family)).plan.width_spread == SPREAD
 
 
-def test_where_nothing_is_tried_nothing_is_said_of_how_sure_the_kernel_is(optics_found):
+def test_where_nothing_is_tried_nothing_is_known_of_how_sure_the_kernel_is(optics_found):
     stated = replace(TINY["rks"], cutoff=(0.2, 0.3))
-    for states in (
-        photon_states(KERNEL),
-        photon_states(kernel_family="gaussian"),
-        photon_states(rks=stated),
+    for parts in (
+        photon_parts(Plan(KERNEL.numpy())),
+        photon_parts(kernel_family="gaussian"),
+        photon_parts(rks=stated),
     ):
-        assert states[-1].report.kernel_width_interval is None
+        assert finished(parts).plan.width_spread is None
 
 
 @pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
-def test_only_the_last_state_of_a_plane_has_a_report(optics_found, method):
-    *states, last = photon_states(method=method)
-    assert [state.report for state in states] == [None] * len(states)
-    assert last.stop is Stop.COMPLETED
-    assert last.report is not None
-    assert (last.report.resolution_before is None) is (method == "dip")
+def test_plan_and_evidence_are_there_with_the_last_state(optics_found, method):
+    parts = photon_parts(method=method)
+    for state in plane.fit(parts):
+        complete = state.stop is Stop.COMPLETED
+        assert (parts.plan is not None) is (parts.evidence is not None) is complete
+    assert complete
+    np.testing.assert_array_equal(parts.plan.kernel, state.kernel.numpy())
+    assert (parts.plan.route is not None) is (method == "richardson-lucy")
+    assert (parts.evidence.halves is None) is (method == "dip")
 
 
-@pytest.mark.parametrize("diagnostics", [False, True])
-def test_maps_are_made_where_the_settings_ask_for_them(diagnostics):
-    report = photon_states(KERNEL, diagnostics=diagnostics)[-1].report
-    assert (report.residual is not None) is diagnostics
-    assert (report.uncertainty is not None) is diagnostics
-    assert report.misfit > 0
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+def test_who_follows_a_plan_seeks_nothing_and_comes_to_the_same_image(optics_found, method):
+    blind = photon_parts(method=method)
+    *_, first = plane.fit(blind)
+    parts = photon_parts(blind.plan, method=method)
+    states = list(plane.fit(parts))
+    assert not any(state.searching for state in states)
+    assert len(states) == states[-1].n_steps == planned_steps(parts.settings, blind.plan)
+    for state in states:
+        np.testing.assert_array_equal(state.kernel.numpy(), blind.plan.kernel)
+    assert parts.plan.width_spread == SPREAD
+    if method == "richardson-lucy":
+        assert len(states) == blind.plan.route.steps
+        # The same photons, dealt anew, and no network's start.
+        torch.testing.assert_close(states[-1].image, first.image, rtol=0, atol=0.25)
 
 
 NOISE = Noise(1e-3, 0.0)
@@ -263,6 +274,6 @@ def test_memory_is_kept_while_a_plane_is_restored(monkeypatch):
     monkeypatch.setattr(memory, "kept", kept)
     model = Degradation((10, 12), (2, 2), (5, 5))
     data = torch.rand(1, 10, 12, generator=make_generator(0))
-    for _ in plane.fit(model, data, (0.0, 1.0), NOISE, settings().resolve()):
+    for _ in plane.fit(Parts(model, data, (0.0, 1.0), NOISE, settings().resolve())):
         assert held == [4 * 16 * math.prod(model.domain_shape)]
     assert held == []

@@ -11,6 +11,7 @@ from napari_dkp.state import State, Stop, Unfetched
 
 IMAGE, KERNEL = np.ones((4, 5)), np.full((3, 3), 1 / 9)
 REPORT = "a report"
+NOTE = "a note"
 
 
 class Source:
@@ -36,6 +37,8 @@ def state(monkeypatch) -> State[np.ndarray]:
         plane=(1,),
         searching=True,
         report=REPORT,
+        done=True,
+        note=NOTE,
     )
 
 
@@ -44,6 +47,7 @@ def test_numbers_do_not_fetch_and_arrays_fetch_once(state):
     assert (state.step, state.n_steps, state.loss, state.residual) == (2, 7, 0.5, 0.25)
     assert (state.stop, state.plane, state.searching) == (Stop.RUNNING, (1,), True)
     assert state.report is REPORT
+    assert (state.done, state.note) == (True, NOTE)
     assert Source.calls == 0
     for _ in range(2):
         assert state.kernel is KERNEL
@@ -67,6 +71,7 @@ def test_it_is_handled_like_any_state(state, handled):
     np.testing.assert_array_equal(again.kernel, KERNEL)
     assert (again.step, again.n_steps, again.plane, again.searching) == (2, 7, (1,), True)
     assert again.report == REPORT
+    assert (again.done, again.note) == (True, NOTE)
     assert asdict(again).keys() == asdict(state).keys()
     assert repr(again) == repr(state)
 

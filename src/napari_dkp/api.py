@@ -146,8 +146,10 @@ def restore(
             for state in states:
                 progress(state)
         else:
-            for _ in tqdm(states, total=run.n_steps, unit="step", disable=not progress):
-                pass
+            with tqdm(total=run.n_steps, unit="step", disable=not progress) as bar:
+                for state in states:
+                    bar.total = state.n_steps
+                    bar.update(state.step - bar.n)
     return run.result()
 
 

@@ -312,6 +312,8 @@ def _run(
     with _progress(run) as show, closing(iter(run)) as states, _Interrupt() as interrupt:
         for state in states:
             show(state)
+            if state.note:
+                typer.echo(state.note, err=True)
             interrupt.has_state = True
             if interrupt.asked:
                 break
@@ -352,7 +354,13 @@ def _progress(run: "Run") -> Iterator[Callable[["State[np.ndarray]"], object]]:
             doing = "finding the kernel" if state.searching else "restoring"
             if state.plane:
                 doing = f"plane {', '.join(map(str, state.plane))}: {doing}"
-            bar.update(task, completed=state.step, description=doing, residual=state.residual)
+            bar.update(
+                task,
+                completed=state.step,
+                total=state.n_steps,
+                description=doing,
+                residual=state.residual,
+            )
 
         yield show
 

@@ -29,9 +29,9 @@ def pieces(
 
     Parameters
     ----------
-    read : loads a plane, shape (C, *lr_shape), in its own type; some planes are looked at.
+    read : loads a plane, shape (C, *n), in its own type; some planes are looked at.
     planes : their indices.
-    lr_shape : samples along each spatial axis.
+    lr_shape : samples along each spatial axis of what is restored at once, a plane or a tile.
     least_side : samples that a piece has along each axis, unless the plane has fewer.
 
     Returns
@@ -39,8 +39,9 @@ def pieces(
     Arrays of one shape (C, *n); none where no plane has contrast.
     """
     size = min(math.prod(lr_shape), _LARGEST)
-    count = min(max(size // _SMALLEST, 1), _MOST)
-    side = max(round((size / count) ** (1 / len(lr_shape))), least_side)
+    smallest = max(_SMALLEST, least_side ** len(lr_shape))
+    count = min(max(size // smallest, 1), _MOST)
+    side = max(int(round((size / count) ** (1 / len(lr_shape)), 6)), least_side)
     looked_at = np.unique(np.linspace(0, len(planes) - 1, _LOOKED_AT, dtype=int))
     found = [_of_plane(read(planes[number]), side, count) for number in looked_at]
     # The best of every plane first, then their second best.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from napari_dkp.state import Restoration, State, Stop, Unfetched
 from napari_dkp.tiling import Tiling
 
 States = Generator[State[np.ndarray], None, None]
+Found = TypeVar("Found")
 
 
 class Run:
@@ -199,9 +200,11 @@ class Run:
         for number, index in enumerate(running.indices):
             state = self._states.get(index)
             if state is None or not state.done:
-                image, kernel = self._fetched(running.block, number, running.state)
+                image, kernel = _fetched(running.state, running.block, number, self.layout)
                 shown = self._states[running.indices[0]]
-                self._states[index] = replace(shown, image=image, kernel=kernel, plane=index)
+                self._states[index] = replace(
+                    shown, image=image, kernel=kernel, plane=index, report=None, done=False
+                )
 
     def _reset(self) -> None:
         self._states: dict[Index, State[np.ndarray]] = {}
@@ -243,8 +246,10 @@ class Run:
 
     def _planned(self, group: "_Group") -> int:
         """Return the image steps that a group probably takes."""
-        given = self._given
-        pilot = planned_steps(self.settings, given) if group.piloted else 0
+        plan = self.plans.get(group.channel)
+        if plan is not None:
+            return len(group.blocks) * len(self._tiling) * planned_steps(self.settings, plan)
+        pilot = planned_steps(self.settings, self._given) if group.piloted else 0
         return pilot + len(group.blocks) * self._likely(group.piloted)
 
     def _likely(self, piloted: bool) -> int:
@@ -276,6 +281,8 @@ class Run:
         whole = max(self.layout.lr_shape)
         if self.settings.tile is not None:
             return self.settings.tile
+        if self.settings.boundary == "circular":
+            return whole  # a tile cannot wrap: what does not fit goes to the CPU
         shared = self.settings.share_kernel and self.n_planes > 1
         planes = min(self._together(), self.n_planes) if shared else 1
         each = bytes_per_pixel(self.settings, planes * self._channels)
@@ -331,7 +338,8 @@ class Run:
             plan = self.plans.get(group.channel) or self._given
             if group.blocks and group.piloted and group.channel not in self.plans:
                 self._steps_after = later + len(group.blocks) * self._likely(True)
-                plan = yield from self._pilot(group.planes, group.blocks[0][0])
+                pilot = partial(self._pilot, group.planes, group.blocks[0][0])
+                plan = yield from self._within_memory(pilot)
                 if plan is not None:
                     self.plans[group.channel] = plan
             for position, block in enumerate(group.blocks, 1):
@@ -345,7 +353,9 @@ class Run:
         self, planes: list[Index], shown: Index
     ) -> Generator[State[np.ndarray], None, Plan | None]:
         """Find in pieces of planes what these have in common; None where there is no contrast."""
-        found = sharing.pieces(self._load, planes, self.layout.lr_shape, self._overlap)
+        # They take no more memory than a tile does.
+        size = tuple(min(n, self._side) for n in self.layout.lr_shape)
+        found = sharing.pieces(self._load, planes, size, self._overlap)
         if not found:
             return self._given
         shape = tuple(found[0].shape[1:])
@@ -354,60 +364,70 @@ class Run:
             model = replace(model, lr_shape=shape, boundary="free")
         settings = self.settings.of_channel(self.layout.channel(shown))
         block = Block(found, settings, model, self.device)
+        # A state that holds the run would be held by it, and outlive its last reference.
+        interpolated = partial(_interpolated, self._image, shown, self.layout, self._model)
         for state in block.run(self._given):
-            fetch = partial(self._searched, shown, state.kernel)
+            fetch = partial(_searched, state, interpolated)
             scale = block.scaling.range
             yield self._state(state, fetch, shown, scale, searching=True)
         self._steps_before += planned_steps(self.settings, self._given)
         return block.plan or self._given
 
-    def _searched(self, index: Index, kernel: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        return _sealed(self._interpolated(index)), _host(kernel)
-
     def _restore(self, indices: list[Index], plan: Plan | None) -> States:
-        """Restore planes together; with smaller tiles where memory runs out."""
+        """Restore planes together."""
         planes = {index: self._load(index) for index in indices}
         flat = [index for index, plane in planes.items() if plane.min() == plane.max()]
         planes = {index: plane for index, plane in planes.items() if index not in flat}
-        before = self._steps_before
-        while planes:
+        if planes:
+            yield from self._within_memory(partial(self._attempt, planes, plan))
+        for index in flat:
+            yield self._as_it_was(index)
+
+    def _within_memory(
+        self, attempt: Callable[[], Generator[State[np.ndarray], None, Found]]
+    ) -> Generator[State[np.ndarray], None, Found]:
+        """Attempt something, and with smaller tiles again where memory runs out."""
+        while True:
             try:
-                yield from self._attempt(planes, plan)
-                break
+                return (yield from attempt())
             except (RuntimeError, MemoryError) as error:
                 if not (is_out_of_memory(error) and self._shrink()):
                     raise
+                self._running = None
                 traceback.clear_frames(error.__traceback__)  # which hold what is too large
-            self._steps_before = before
-        for index in flat:
-            yield self._empty(index)
+            self._steps_before = self._steps  # what was done in vain has been seen
 
     def _attempt(self, planes: dict[Index, np.ndarray], plan: Plan | None) -> States:
         first = next(iter(planes))
         tiling = self._tiling
         if len(tiling) > 1 and (plan is None or self._lacks_route(plan)):
             plan = yield from self._pilot(list(planes), first)
+            if plan is None:
+                self._diverged = True
+                for index in planes:
+                    yield self._as_it_was(index)
+                return
         settings = self.settings.of_channel(self.layout.channel(first))
         block = Block(list(planes.values()), settings, self._model, self.device)
         scale = block.scaling.range
         for state in block.run(plan, tiling):
             self._running = _Running(list(planes), block, state)
-            fetch = partial(self._fetched, block, 0, state)
+            fetch = partial(_fetched, state, block, 0, self.layout)
             if state.stop is Stop.RUNNING:
                 yield self._state(state, fetch, first, scale)
-        self._running = None
         self._diverged |= state.stop is Stop.DIVERGED
         reports = block.reports(state.kernel)
         for number, (index, report) in enumerate(zip(planes, reports, strict=True)):
             yield self._state(
                 state,
-                partial(self._fetched, block, number, state),
+                partial(_fetched, state, block, number, self.layout),
                 index,
                 scale,
                 stop=self._stop(),
                 report=self._as_seen(report, block.scaling),
                 done=True,
             )
+        self._running = None
         self._steps_before += len(tiling) * planned_steps(self.settings, plan)
 
     def _lacks_route(self, plan: Plan) -> bool:
@@ -442,15 +462,15 @@ class Run:
             note=note,
         )
 
-    def _empty(self, index: Index) -> State[np.ndarray]:
-        """Return the last state of a plane without contrast: nothing to do, no kernel to find."""
+    def _as_it_was(self, index: Index) -> State[np.ndarray]:
+        """Return the last state of a plane for which there is no kernel: it has no contrast."""
         kernel = self._kernel
         if kernel is None:
             kernel = np.zeros(self._model.kernel_shape, np.float32)
             kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
         # One step, for a plane that is done has a state.
         self._steps_before += 1
-        self.n_steps = max(self.n_steps, self._steps_before + self._steps_after)
+        self.n_steps = self._steps_before + self._steps_after
         return State(
             step=self._steps_before,
             n_steps=self.n_steps,
@@ -488,18 +508,8 @@ class Run:
             plane = self._load(self.layout.middle)
             _checks.varying("image", plane)
 
-    def _fetched(
-        self, block: Block, number: int, state: State[Tensor]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Bring image and kernel of a plane to the host, as users see them."""
-        image = block.of_plane(number, state.image).cpu().numpy()
-        return _sealed(self.layout.as_read(block.scaling.restore(image))), _host(state.kernel)
-
     def _interpolated(self, index: Index) -> np.ndarray:
-        """Return a plane's source on the HR grid, zero where the source is not finite."""
-        plane = self.layout.read(self._image, index).astype(np.float32)
-        plane = np.nan_to_num(plane, posinf=0.0, neginf=0.0)
-        return self.layout.as_read(self._model.upsample(torch.from_numpy(plane)).numpy())
+        return _interpolated(self._image, index, self.layout, self._model)
 
     def _as_seen(self, report: Report | None, scaling: Scaling) -> Report | None:
         """Give the images of a report the axes, and the unit, that users know."""
@@ -559,6 +569,28 @@ _OUTPUTS = 12
 # Bytes that are not worth to look whether they are free, and the share of those free to be taken.
 _SURELY_FREE = 2**30
 _SHARE_OF_MEMORY = 0.6
+
+
+def _fetched(
+    state: State[Tensor], block: Block, number: int, layout: Layout
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring image and kernel of one of a block's planes to the host, as users see them."""
+    image = block.of_plane(number, state.image).cpu().numpy()
+    return _sealed(layout.as_read(block.scaling.restore(image))), _host(state.kernel)
+
+
+def _searched(
+    state: State[Tensor], interpolated: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the kernel that is being sought to the host; there is no image of the plane yet."""
+    return _sealed(interpolated()), _host(state.kernel)
+
+
+def _interpolated(image: Any, index: Index, layout: Layout, model: Degradation) -> np.ndarray:
+    """Return a plane's source on the HR grid, zero where the source is not finite."""
+    plane = layout.read(image, index).astype(np.float32)
+    plane = np.nan_to_num(plane, posinf=0.0, neginf=0.0)
+    return layout.as_read(model.upsample(torch.from_numpy(plane)).numpy())
 
 
 def _host(kernel: Tensor) -> np.ndarray:

@@ -29,7 +29,9 @@ def windows(shape: tuple[int, ...], side: int | tuple[int, ...]) -> list[Window]
 
 def contrast(plane: np.ndarray | Tensor, window: Window) -> float:
     """Return the variance of a plane (C, ...) in a window of its spatial axes."""
-    return float(plane[(slice(None), *window)].var())
+    values = plane[(slice(None), *window)]
+    # In double precision, in which the square of a small contrast is not nothing.
+    return float(values.var() if isinstance(values, Tensor) else values.var(dtype=np.float64))
 
 
 def liveliest(plane: np.ndarray | Tensor, side: int | tuple[int, ...]) -> Window:

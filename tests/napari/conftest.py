@@ -4,6 +4,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from napari_dkp.layout import looped_axes
 from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop
 
@@ -17,6 +18,7 @@ class FakeRun:
     delay = 0.0
     search_steps = 0
     fail_at: int | None = None
+    note = ""
     error: BaseException = RuntimeError("broken")
     report = Report(3.5, (3.2, 3.8), 4.0, 3.4, 0.98, -0.02)
     runs: ClassVar[list["FakeRun"]] = []
@@ -27,7 +29,7 @@ class FakeRun:
         self.device = "cpu"
         self.closed = False
         axes = self.settings.axes
-        self.looped = [axes.index(axis) for axis in axes if axis in "TZ"]
+        self.looped = [axes.index(axis) for axis in looped_axes(axes)]
         self.n_planes = int(np.prod([self.image.shape[i] for i in self.looped], dtype=int))
         self.steps_per_plane = self.search_steps + self.settings.iterations
         self.n_steps = self.steps_per_plane * self.n_planes
@@ -61,6 +63,8 @@ class FakeRun:
                     stop=stop,
                     plane=plane,
                     searching=(step - 1) % self.steps_per_plane < self.search_steps,
+                    done=step % self.steps_per_plane == 0,
+                    note=self.note if step == 1 else "",
                 )
         finally:
             self.closed = True
@@ -93,6 +97,7 @@ class FakeRun:
             history=tuple(1 / step for step in range(1, self.done + 1)),
             steps=self.done,
             known_kernel=self.given is not None,
+            notes=(self.note,) if self.note else (),
             reports=tuple(self.report if i < n_done else None for i in range(self.n_planes)),
             residual=residual,
             uncertainty=uncertainty,

@@ -5,8 +5,14 @@ import pytest
 from napari.layers import Image, Labels, Layer, Shapes
 
 import napari_dkp as dkp
-from napari_dkp._napari.layers import restore_layer, settings_from_layer, snippet
-from napari_dkp._napari.source import layer_axes
+from napari_dkp._napari.layers import (
+    kernel_over_axes,
+    restore_layer,
+    settings_from_layer,
+    snippet,
+)
+from napari_dkp._napari.source import layer_axes, source_of
+from napari_dkp.layout import Layout
 
 TURNED = {"rotate": 30, "shear": [0.2], "affine": [[1, 0.3, 5], [-0.2, 1.1, 7], [0, 0, 1]]}
 
@@ -174,12 +180,69 @@ def test_stack_with_channels(fake_run):
         scale=(2, 1, 0.5, 0.5),
         translate=(1, 0, 0, 0),
     )
-    image, kernel = restored(layer, region=((2, 12), (3, 12)), plane=(2,))
-    np.testing.assert_array_equal(fake_run.runs[0].image, layer.data[2:3, :, 2:12, 3:12])
-    assert image.data.shape == (1, 2, 20, 18)
-    np.testing.assert_allclose(world(image, 0, 1, -0.5, -0.5), world(layer, 2, 1, 1.5, 2.5))
-    assert kernel.data.shape == (1, 2, 11, 11)
-    np.testing.assert_allclose(world(kernel, 0, 0, 0, 0)[:2], world(layer, 2, 0, 0, 0)[:2])
+    image, kernel = restored(layer, region=((2, 12), (3, 12)))
+    np.testing.assert_array_equal(fake_run.runs[0].image, layer.data[:, :, 2:12, 3:12])
+    assert image.data.shape == (3, 2, 20, 18)
+    np.testing.assert_allclose(world(image, 2, 1, -0.5, -0.5), world(layer, 2, 1, 1.5, 2.5))
+    assert kernel.data.shape == (3, 2, 11, 11)
+    np.testing.assert_allclose(world(kernel, 2, 1, 0, 0)[:2], world(layer, 2, 1, 0, 0)[:2])
+    image, kernel = restored(layer, region=((2, 12), (3, 12)), plane=(2, 1))
+    np.testing.assert_array_equal(fake_run.runs[1].image, layer.data[2:3, 1:2, 2:12, 3:12])
+    assert image.data.shape == (1, 1, 20, 18)
+    np.testing.assert_allclose(world(image, 0, 0, -0.5, -0.5), world(layer, 2, 1, 1.5, 2.5))
+    assert kernel.data.shape == (1, 1, 11, 11)
+    np.testing.assert_allclose(world(kernel, 0, 0, 0, 0)[:2], world(layer, 2, 1, 0, 0)[:2])
+    with pytest.raises(ValueError, match="plane: expected one index for each of the axes 'ZC'"):
+        restored(layer, plane=(2,))
+
+
+@pytest.mark.parametrize(
+    ("axes", "rgb"),
+    [
+        ("YX", False),
+        ("TZYX", False),
+        ("CYX", False),
+        ("TCZYX", False),
+        ("YCX", False),
+        ("YXZ", False),
+        ("YXC", False),
+        ("ZYXC", True),
+    ],
+)
+def test_layers_are_taken_apart_as_runs_do(axes, rgb):
+    """The sample is the plane by which a run decides; index and kernels follow its planes."""
+    lengths = {"T": 2, "C": 3, "Z": 4, "Y": 40, "X": 35}
+    data = picture(*(lengths[axis] for axis in axes))
+    if rgb:
+        layer = Image(data, rgb=True)
+    else:
+        layer = Image(data, axis_labels=tuple(axes.lower()), rgb=False)
+    source = source_of(layer)
+    assert source.axes == axes
+    layout = Layout.of(data, axes)
+    np.testing.assert_array_equal(source.sample(), layout.read(data, layout.middle))
+    taps = (5, 7)
+    shape = (*layout.looped_shape, *taps)
+    kernels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    spread = kernel_over_axes(source, kernels)
+    assert spread.ndim == len(source.layer_axes)
+    for plane in layout.planes:
+        index = source.index(plane)
+        assert index == layout.where(plane)
+        found = spread[index[: spread.ndim]]
+        np.testing.assert_array_equal(found, kernel_over_axes(source, kernels[plane]))
+        colours = found.reshape(*taps, -1) if layout.coloured and not rgb else found[..., None]
+        for each in np.moveaxis(colours, -1, 0):
+            np.testing.assert_array_equal(each, kernels[plane])
+
+
+@pytest.mark.parametrize(("axes", "bounds"), [("CZYX", (1, 3)), ("TYX", (0, 3)), ("ZCYX", (3, 4))])
+def test_the_sample_of_a_part_is_the_plane_in_its_middle(axes, bounds):
+    source = source_of(Image(picture(4, *(5,) * (len(axes) - 3), 9, 8)), axes=axes)
+    source = replace(source, window=(bounds, *source.window[1:]))
+    part = source.read()
+    layout = Layout.of(part, axes)
+    np.testing.assert_array_equal(source.sample(), layout.read(part, layout.middle))
 
 
 def test_lazy_layers_are_sliced_before_they_are_read(fake_run, monkeypatch):

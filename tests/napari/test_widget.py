@@ -103,6 +103,85 @@ def test_the_search_is_told_from_the_restoration(restorer, qtbot, fake_run, idle
     assert viewer.layers[HR].metadata[METADATA_KEY]["steps"] == 40
 
 
+@pytest.mark.parametrize("labels", [("c", "y", "x"), ("y", "c", "x"), ("y", "x", "c")])
+def test_channels_and_colours_are_drawn_where_they_are(
+    restorer, qtbot, fake_run, idle, monkeypatch, labels
+):
+    viewer, widget = restorer
+    monkeypatch.setattr(worker, "INTERVAL", 0.0)
+    fake_run.delay = 0.01
+    lengths = {"c": 3, "y": 20, "x": 24}
+    values = np.random.default_rng(1).random([lengths[axis] for axis in labels])
+    widget.image.choose(viewer.add_image(values, name="stack", axis_labels=labels, rgb=False))
+    assert widget._planes_row.isHidden() is (labels[-1] == "c")
+    said = []
+    say = widget._say
+    monkeypatch.setattr(widget, "_say", lambda text, **options: said.append(text) or say(text))
+    widget.restore()
+    idle()
+    image, kernel = viewer.layers["stack [DKP ×2]"], viewer.layers["stack [DKP kernel]"]
+    np.testing.assert_array_equal(image.data, fake_run.runs[0].enlarged)
+    assert kernel.data.shape == tuple(3 if axis == "c" else 11 for axis in labels)
+    assert any("tep 1 of " in text for text in said)
+    assert not any("run failed" in text for text in said)
+    if labels[-1] != "c":
+        assert said.index(next(text for text in said if text.startswith("Plane 1 of 3"))) < (
+            said.index(next(text for text in said if text.startswith("Plane 3 of 3")))
+        )
+
+
+def test_the_channel_shown_may_be_restored_alone(restorer, idle, fake_run):
+    viewer, widget = restorer
+    values = np.random.default_rng(1).random((2, 3, 20, 24))
+    labels = ("c", "z", "y", "x")
+    widget.image.choose(viewer.add_image(values, name="stack", axis_labels=labels))
+    viewer.dims.set_point(0, 1)
+    viewer.dims.set_point(1, 2)
+    widget.planes.set_value("shown")
+    widget.restore()
+    idle()
+    np.testing.assert_array_equal(fake_run.runs[0].image, values[1:, 2:])
+    viewer.dims.set_point(0, 0)
+    widget.load_settings()
+    assert viewer.dims.point[:2] == (1, 2)
+
+
+def test_what_went_otherwise_than_planned_is_said(restorer, qtbot, fake_run, idle, monkeypatch):
+    viewer, widget = restorer
+    monkeypatch.setattr(worker, "INTERVAL", 0.0)
+    fake_run.note = "Memory ran out: tiles are now 64 pixels wide."
+    fake_run.delay = 0.01
+    said = []
+    say = widget._say
+    monkeypatch.setattr(widget, "_say", lambda text, **options: said.append(text) or say(text))
+    widget.restore()
+    idle()
+    assert any(text.startswith(f"{fake_run.note} Step ") for text in said)
+    assert fake_run.note in widget.report.text()
+    assert viewer.layers[HR].metadata[METADATA_KEY]["notes"] == (fake_run.note,)
+
+
+def test_states_of_one_step_leave_one_residual(restorer, fake_run):
+    """Planes that are restored together are done at the same step."""
+    _, widget = restorer
+    source, settings, kernel = widget._request()
+    steps = fake_run.__iter__
+    fake_run.__iter__ = lambda run: (each for state in steps(run) for each in (state, state))
+    job = worker.Job(source, settings, kernel)
+    drawn = []
+    events = job.events()
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as stop:
+            drawn += stop.value.residuals
+            break
+        if isinstance(event, worker.Drawing):
+            drawn += event.residuals
+    assert drawn == [1 / step for step in range(1, 6)]
+    job.release()
+
+
 def test_states_are_thinned_before_they_cross_to_the_viewer(restorer, fake_run, idle):
     """Four a second at most, and none while the last one is not drawn."""
     _, widget = restorer

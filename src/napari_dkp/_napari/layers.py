@@ -14,6 +14,7 @@ import numpy as np
 from napari_dkp import _checks
 from napari_dkp._napari.source import Bounds, Source, kernel_array, source_of
 from napari_dkp.config import Settings
+from napari_dkp.layout import looped_axes
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
@@ -49,7 +50,8 @@ def restore_layer(
         estimates it.
     region : rectangle to restore: a Shapes layer (its selected shape, else its last), or
         ((top, bottom), (left, right)) in pixels of the layer.
-    plane : index along T and Z to restore one plane of a stack; None restores all.
+    plane : index along T, Z and channels, in the layer's order, to restore one plane of a stack;
+        None restores all.
     steps : stop after so many steps of the planned ones; None does all of them.
     progress : True shows a bar; a callable gets every state.
     **settings : as for `napari_dkp.restore`; `axes` is read from the layer's axis labels if left
@@ -167,11 +169,18 @@ def kernel_contrast(kernel: np.ndarray) -> list[float]:
 
 
 def kernel_over_axes(source: Source, kernel: np.ndarray) -> np.ndarray:
-    """Lay kernels, shape (looped axes ..., K, K), along a layer's axes; channels share theirs."""
-    axes = source.layer_axes
-    looped = [axis for axis in axes if axis in "TZ"]
-    missing = [axis for axis in axes if axis == "C"]
-    order = [*missing, *looped, "Y", "X"]
+    """Lay kernels along a layer's axes; colours share theirs.
+
+    Parameters
+    ----------
+    source : of the layer.
+    kernel : shape (looped axes ..., K, K); (K, K) is that of one plane.
+    """
+    looped = looped_axes(source.axes)
+    own = looped if kernel.ndim > 2 else ""
+    axes = [axis for axis in source.layer_axes if axis in own or axis not in looped]
+    missing = [axis for axis in axes if axis not in f"{own}YX"]
+    order = [*missing, *own, "Y", "X"]
     channels = [source.window[axes.index(axis)] for axis in missing]
     lengths = [stop - start for start, stop in channels]
     spread = np.broadcast_to(kernel, (*lengths, *kernel.shape))
@@ -199,6 +208,7 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
         "stop": result.stop.name,
         "steps": result.steps,
         "choice": result.choice,
+        "notes": result.notes,
         "report": summary(result.reports),
         "figures": [None if r is None else r.figures() for r in result.reports],
         "source": source.name,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
-from napari_dkp._napari.layers import METADATA_KEY, LayerData, kernel_contrast
+from napari_dkp._napari.layers import METADATA_KEY, LayerData, kernel_contrast, kernel_over_axes
 from napari_dkp._napari.worker import Drawing
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class LiveLayers:
     def draw(self, drawing: Drawing) -> None:
         """Show a state; layers that were removed stay so."""
         index = self._source.index(drawing.plane)
-        for layer, values in ((self.image, drawing.image), (self.kernel, drawing.kernel)):
+        kernel = kernel_over_axes(self._source, drawing.kernel)
+        for layer, values in ((self.image, drawing.image), (self.kernel, kernel)):
             layer.data[index[: layer.data.ndim]] = values
             layer.metadata[METADATA_KEY]["steps"] = drawing.step
         self._stretch()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from napari_dkp import _checks
 from napari_dkp.config import Settings
+from napari_dkp.layout import Layout, looped_axes
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
@@ -125,19 +126,19 @@ class Source:
         """Return what selects one plane, a `State.plane`, from an array with these axes."""
         if not plane:
             return (slice(None),) * len(self.axes)
-        numbers = iter(plane)
-        return tuple(next(numbers) if axis in "TZ" else slice(None) for axis in self.axes)
+        numbers = dict(zip(looped_axes(self.axes), plane, strict=True))
+        return tuple(numbers.get(axis, slice(None)) for axis in self.axes)
 
     def sample(self) -> np.ndarray:
         """Load the plane in the middle of the window, shape (C, Y, X)."""
-        where: list[slice | int] = [slice(*bounds) for bounds in self.window]
-        for position, axis in enumerate(self.axes):
-            if axis in "TZ":
-                where[position] = sum(self.window[position]) // 2
-        plane = self.colours(np.asarray(self.data[tuple(where)]))
-        kept = [axis for axis in self.axes if axis not in "TZ"]
-        plane = plane.transpose([kept.index(axis) for axis in "CYX" if axis in kept])
-        return plane if plane.ndim == 3 else plane[None]
+        where: list[slice] = [slice(*bounds) for bounds in self.window]
+        for axis in looped_axes(self.axes):
+            position = self.axes.index(axis)
+            middle = sum(self.window[position]) // 2
+            where[position] = slice(middle, middle + 1)
+        image = self.colours(np.asarray(self.data[tuple(where)]))
+        layout = Layout.of(image, self.axes)
+        return layout.read(image, layout.middle)
 
     def read(self) -> np.ndarray:
         """Load the window into memory, the alpha of RGBA included."""
@@ -214,11 +215,10 @@ def source_of(
         raise ValueError(f"axes: expected C last for the colour layer {layer.name!r}; got {axes!r}")
     window = [(0, int(length)) for length in data.shape]
     if plane is not None:
-        looped = [axis for axis in axes if axis in "TZ"]
+        looped = looped_axes(axes)
         if len(plane) != len(looped):
             raise ValueError(
-                f"plane: expected one index for each of the axes {''.join(looped)!r}; "
-                f"got {tuple(plane)}"
+                f"plane: expected one index for each of the axes {looped!r}; got {tuple(plane)}"
             )
         for axis, index in zip(looped, plane, strict=True):
             position = axes.index(axis)

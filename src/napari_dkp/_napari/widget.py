@@ -46,13 +46,24 @@ from napari_dkp.config import (
     SearchConfig,
     Settings,
 )
+from napari_dkp.layout import looped_axes
 from napari_dkp.state import Stop
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 BASIC = ("scale", "kernel_family", "method", "preset", "diagnostics", "device")
-ADVANCED = ("iterations", "kernel_size", "axes", "phase", "boundary", "precision", "seed")
+ADVANCED = (
+    "iterations",
+    "kernel_size",
+    "axes",
+    "share_kernel",
+    "tile",
+    "phase",
+    "boundary",
+    "precision",
+    "seed",
+)
 KNOWN: dict[str, tuple[str, type]] = {
     "optics": ("Microscope", OpticsConfig),
     "noise": ("Camera noise", NoiseConfig),
@@ -96,7 +107,7 @@ class RestoreWidget(QWidget):
         self.draw = QPushButton("Draw")
         self.draw.setToolTip("Draw a rectangle on the image.")
         self.planes = Choice(("all", "shown"), {"all": "All", "shown": "The one shown"})
-        self.planes.setToolTip("Planes of a stack are restored one after the other.")
+        self.planes.setToolTip("Restore all planes of a stack and all channels, or one.")
         self.kernel = LayerCombo(
             napari_viewer, lambda layer: isinstance(layer, Image), "Estimate it", optional=True
         )
@@ -295,10 +306,12 @@ class RestoreWidget(QWidget):
         planes = self._n_planes
         at = "finding the kernel: step" if event.searching else "step"
         if planes > 1:
-            at = f"plane {(event.step - 1) * planes // event.n_steps + 1} of {planes}, {at}"
+            at = f"plane {min(event.n_done + 1, planes)} of {planes}, {at}"
         at = at[:1].upper() + at[1:]
-        self._say(f"{at} {event.step} of {event.n_steps}, {duration(left)} left")
+        told = f"{at} {event.step} of {event.n_steps}, {duration(left)} left"
+        self._say(f"{event.note} {told}".strip())
         if self._bar is not None:
+            self._bar.total = event.n_steps
             # Last, since napari handles events while it draws the bar, the end of the run too.
             self._bar.update(event.step - self._bar.n)
         job.drawn()
@@ -313,7 +326,8 @@ class RestoreWidget(QWidget):
         self._plot(ended.residuals)
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
         self._say(f"{Stop[facts['stop']].sentence} {took}")
-        found = "\n".join(text for text in (facts["choice"], facts["report"]) if text)
+        told = (facts["choice"], *facts["notes"], facts["report"])
+        found = "\n".join(text for text in told if text)
         self.report.setText(found)
         self.report.setVisible(bool(found))
 
@@ -373,12 +387,12 @@ class RestoreWidget(QWidget):
         return tuple(
             int(np.clip(np.rint(point[position]), 0, source.data.shape[position] - 1))
             for position, axis in enumerate(source.axes)
-            if axis in "TZ"
+            if axis in looped_axes(source.axes)
         )
 
     def _show_plane(self, layer: Image, plane: tuple[int, ...]) -> None:
         axes = source_of(layer).axes
-        looped = [position for position, axis in enumerate(axes) if axis in "TZ"]
+        looped = [position for position, axis in enumerate(axes) if axis in looped_axes(axes)]
         pixel = np.zeros(layer.ndim)
         pixel[looped] = plane
         world = layer.data_to_world(pixel)
@@ -387,8 +401,9 @@ class RestoreWidget(QWidget):
 
     @staticmethod
     def _loops(source: Source) -> bool:
+        looped = looped_axes(source.axes)
         lengths = zip(source.axes, source.window, strict=True)
-        return any(axis in "TZ" and stop - start > 1 for axis, (start, stop) in lengths)
+        return any(axis in looped and stop - start > 1 for axis, (start, stop) in lengths)
 
     def _fill_from_layer(self) -> None:
         """Take the optics from the layer; those of another layer would be wrong."""

@@ -124,6 +124,18 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Of the image network; bfloat16 is faster where the hardware has it.",
             names={"auto": "Automatic", "float32": "32 bit", "bfloat16": "bfloat16"},
         ),
+        "share_kernel": Entry(
+            "Shared kernel",
+            "Planes of a stack have one kernel, per channel. Otherwise each plane has its own.",
+        ),
+        "tile": Entry(
+            "Tiles",
+            "Largest side, in image pixels, of what is restored at once: larger planes are taken "
+            "apart into overlapping tiles.",
+            32,
+            1_000_000,
+            unset=AUTOMATIC,
+        ),
         "diagnostics": Entry(
             "Diagnostics",
             "Adds two layers: what the result leaves unexplained of the image, and how uncertain "

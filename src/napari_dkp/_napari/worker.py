@@ -53,7 +53,10 @@ class Begun:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A state to draw, and the residuals of the steps since the last one, but for the search's."""
+    """A state to draw, and the residuals of the steps since the last one, but for the search's.
+
+    Besides how many planes are done, and the latest note on how the run goes on.
+    """
 
     step: int
     n_steps: int
@@ -62,6 +65,8 @@ class Drawing:
     plane: tuple[int, ...]
     searching: bool
     residuals: tuple[float, ...]
+    n_done: int
+    note: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +139,16 @@ class Job:
         run = Run(source.colours(pixels), settings, kernel)
         scales = run.settings.scales(2)
         residuals: list[float] = []
+        step = n_done = 0
+        note = ""
         sent = 0.0
         with closing(iter(run)) as states:
             for state in states:
-                if not state.searching:
+                if not state.searching and state.step != step:
                     residuals.append(state.residual)
+                step = state.step
+                n_done += state.done
+                note = state.note or note
                 if sent == 0.0:
                     layers = _own(result_layers(source, run.result(), alpha=alpha))
                     yield Begun(source, layers, run.n_steps, run.n_planes)
@@ -156,6 +166,8 @@ class Job:
                             plane=state.plane,
                             searching=state.searching,
                             residuals=tuple(residuals),
+                            n_done=n_done,
+                            note=note,
                         )
                         residuals.clear()
                     else:

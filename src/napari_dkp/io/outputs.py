@@ -17,11 +17,11 @@ from napari_dkp import __version__
 from napari_dkp.config import Settings
 from napari_dkp.io.creating import create
 from napari_dkp.io.durable import write_text
-from napari_dkp.io.layout import looped_axes
 from napari_dkp.io.names import is_taken
 from napari_dkp.io.ome_zarr import ZARR_ENDINGS
 from napari_dkp.io.picture import Picture, PixelSize
 from napari_dkp.io.tiff_target import MAX_IMAGEJ_BYTES, OME_TIFF_ENDINGS, TIFF_ENDINGS
+from napari_dkp.layout import looped_axes
 
 if TYPE_CHECKING:
     from napari_dkp.state import Restoration
@@ -175,9 +175,8 @@ def write(
     """
     outputs.check(restoration.image.nbytes, overwrite=overwrite)
     axes = restoration.settings.axes or source.axes
-    size = source.pixel_size.enlarged(
-        restoration.settings.scales(len(restoration.settings.spatial))
-    )
+    spatial = restoration.settings.spatial
+    size = source.pixel_size.enlarged(restoration.settings.scales(len(spatial)))
     record = {
         "napari_dkp": __version__,
         "source": source.name,
@@ -191,13 +190,14 @@ def write(
         "stop": restoration.stop.name.lower(),
         "steps": restoration.steps,
         "choice": restoration.choice,
+        "notes": list(restoration.notes),
         "reports": [None if r is None else r.figures() for r in restoration.reports],
         "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
         "pixel_size": {**size.sizes, "unit": size.unit},
     }
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    kernel_axes = _kernel_axes(axes, restoration.kernel.ndim)
+    kernel_axes = looped_axes(axes, spatial) + spatial
     written = [outputs.image, outputs.kernel, outputs.settings]
     _save(outputs.image, restoration.image, axes, size, source.channels)
     _save(outputs.kernel, restoration.kernel, kernel_axes, size)
@@ -229,15 +229,6 @@ def _save(
     except BaseException:
         writer.discard()
         raise
-
-
-def _kernel_axes(axes: str, ndim: int) -> str:
-    """Return the axes of the kernels, which channels and planes may share."""
-    looped = looped_axes(axes)
-    for each in (looped, looped.replace("C", ""), ""):
-        if len(each) == ndim - 2:
-            return each + "YX"
-    raise ValueError(f"kernel: expected axes {looped}YX; got {ndim} of them")
 
 
 def _finite_or_none(value: float) -> float | None:
