@@ -90,18 +90,20 @@ def test_axes_of_too_few_or_too_many_dimensions_are_not_guessed(shape):
         ("YX", (9, 12), ()),
         ("XY", (12, 9), ()),
         ("YXC", (9, 12, 3), ()),
-        ("CYX", (2, 9, 12), ()),
-        ("YCX", (9, 2, 12), ()),
+        ("XYC", (12, 9, 3), ()),
+        ("CYX", (2, 9, 12), (2,)),
+        ("YCX", (9, 2, 12), (2,)),
         ("ZYX", (2, 9, 12), (2,)),
         ("YXZ", (9, 12, 2), (2,)),
         ("TZYX", (2, 3, 9, 12), (2, 3)),
-        ("CZYX", (2, 3, 9, 12), (3,)),
-        ("TCZYX", (2, 3, 1, 9, 12), (2, 1)),
+        ("CZYX", (2, 3, 9, 12), (2, 3)),
+        ("ZYXC", (2, 9, 12, 3), (2,)),
+        ("TCZYX", (2, 3, 1, 9, 12), (2, 3, 1)),
     ],
 )
 def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     image = picture(*shape)
-    run = Run(image, settings(tiny, axes=axes, iterations=3))
+    run = Run(image, settings(tiny, axes=axes, iterations=3, share_kernel=False))
     states = list(run)
     result = run.result()
     enlarged = {"Y": 18, "X": 24}
@@ -113,10 +115,14 @@ def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     assert run.n_planes == math.prod(looped)
     assert run.n_steps == len(states) == per_plane * run.n_planes
     assert [state.step for state in states] == list(range(1, run.n_steps + 1))
-    assert [state.plane for state in states[::per_plane]] == list(np.ndindex(*looped))
+    letters = "".join(a for a in axes if a in ("TZ" if axes.endswith("C") else "TCZ"))
+    # Channel after channel.
+    channel = letters.index("C") if "C" in letters else None
+    in_turn = sorted(np.ndindex(*looped), key=lambda index: channel is not None and index[channel])
+    assert [state.plane for state in states[::per_plane]] == in_turn
     assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (run.n_steps - 1)
     assert states[-1].stop is result.stop is Stop.COMPLETED
-    plane_axes = axes.translate(str.maketrans("", "", "TZ"))
+    plane_axes = axes.translate(str.maketrans("", "", letters))
     for state in states:
         assert state.n_steps == run.n_steps
         assert state.image.shape == tuple(
@@ -125,36 +131,43 @@ def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     # Each plane of the result is the last state of that plane, where the input has it.
     for state in states[per_plane - 1 :: per_plane]:
         where = [slice(None)] * len(shape)
-        for axis, index in zip([a for a in axes if a in "TZ"], state.plane, strict=True):
+        for axis, index in zip(letters, state.plane, strict=True):
             where[axes.index(axis)] = index
         np.testing.assert_array_equal(result.image[tuple(where)], state.image)
         np.testing.assert_array_equal(result.kernel[state.plane], state.kernel)
 
 
-def test_layouts_of_the_same_data_give_the_same_pixels():
-    image = picture(3, 10, 12)
-    first = restore(image, **TINY, axes="CYX").image
-    last = restore(np.moveaxis(image, 0, -1), **TINY, axes="YXC").image
-    np.testing.assert_array_equal(np.moveaxis(last, -1, 0), first)
+@pytest.mark.parametrize(
+    ("axes", "others"), [("CYX", "YCX"), ("YXC", "XYC"), ("ZYX", "YXZ"), ("ZYXC", "YZXC")]
+)
+def test_layouts_of_the_same_data_give_the_same_pixels(axes, others):
+    lengths = {"C": 3, "Z": 2, "Y": 10, "X": 12}
+    image = picture(*(lengths[axis] for axis in axes))
+    order = [axes.index(axis) for axis in others]
+    first = restore(image, **TINY, axes=axes).image
+    last = restore(image.transpose(order), **TINY, axes=others).image
+    np.testing.assert_array_equal(last, first.transpose(order))
 
 
 @both_ways
 def test_planes_are_restored_independently_with_the_same_seed(tiny, search):
     image = picture(2, 10, 12)
-    stack = restore(image, **tiny, axes="ZYX")
+    stack = restore(image, **tiny, axes="ZYX", share_kernel=False)
     alone = restore(image[1], **tiny)
     np.testing.assert_array_equal(stack.image[1], alone.image)
     np.testing.assert_array_equal(stack.kernel[1], alone.kernel)
 
 
-def test_channels_share_one_kernel_and_keep_their_order():
+def test_colours_share_one_kernel_and_keep_their_order():
     image = picture(3, 12, 12)
     config = TINY | {"iterations": 80, "dip": DIPConfig(channels=32)}
     point = np.zeros((5, 5))
     point[2, 2] = 1
-    result = restore(image, **config, axes="CYX", scale=1, kernel=point)
+    colours = np.moveaxis(image, 0, -1)
+    result = restore(colours, **config, axes="YXC", scale=1, kernel=point)
     flat = image.reshape(3, -1)
-    alike = np.corrcoef(result.image.reshape(3, -1), flat)[:3, 3:]
+    restored = np.moveaxis(result.image, -1, 0)
+    alike = np.corrcoef(restored.reshape(3, -1), flat)[:3, 3:]
     np.testing.assert_allclose(alike, np.corrcoef(flat), atol=0.1)
     assert result.kernel.shape == (5, 5)
 
@@ -278,7 +291,8 @@ class Lazy:
 
 def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
     lazy = Lazy(picture(2, 3, 10, 12))
-    run = Run(lazy, settings(axes="TZYX", iterations=2, method="dip", kernel_family="gaussian"))
+    chosen = {"method": "dip", "kernel_family": "gaussian", "share_kernel": False}
+    run = Run(lazy, settings(axes="TZYX", iterations=2, **chosen))
     assert lazy.read == []
     states = iter(run)
     for _ in range(2 + 1):
@@ -390,8 +404,9 @@ def test_there_is_no_result_before_the_first_step():
         run.result()
 
 
-def test_a_run_can_be_run_again():
-    run = Run(picture(2, 10, 12), settings(axes="ZYX"))
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_run_can_be_run_again(shared):
+    run = Run(picture(2, 10, 12), settings(axes="ZYX", share_kernel=shared))
     first = finished(run).result()
     states = iter(run)
     next(states)
@@ -413,7 +428,7 @@ def interpolated(image: np.ndarray, scale: int, phase: str) -> np.ndarray:
 @pytest.mark.parametrize("phase", ["area", "fkp"])
 def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
     image = picture(3, 10, 12)
-    run = Run(image, settings(axes="ZYX", scale=3, phase=phase))
+    run = Run(image, settings(axes="ZYX", scale=3, phase=phase, share_kernel=False))
     states = iter(run)
     for _ in range(STEPS + 2):
         state = next(states)
@@ -434,11 +449,12 @@ def test_a_run_that_diverges_at_once_hands_out_its_source_on_the_right_grid(phas
     np.testing.assert_allclose(result.image, interpolated(image, 3, phase), rtol=1e-4)
 
 
-def test_a_plane_without_contrast_loses_nothing_of_the_others():
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_plane_without_contrast_loses_nothing_of_the_others(shared):
     """An empty plane at the end of a stack passes through, and the others are restored."""
     image = picture(3, 10, 12)
     image[2] = 7
-    run = Run(image, settings(axes="ZYX"))
+    run = Run(image, settings(axes="ZYX", share_kernel=shared))
     states = iter(run)
     first = next(states)
     assert run.result().stop is Stop.CANCELLED
@@ -449,7 +465,7 @@ def test_a_plane_without_contrast_loses_nothing_of_the_others():
     assert result.stop is Stop.COMPLETED
     np.testing.assert_allclose(result.image[2], 7)
     assert result.kernel[2].max() == 1
-    alone = restore(image[:2], **TINY, axes="ZYX")
+    alone = restore(image[:2], **TINY, axes="ZYX", share_kernel=shared)
     np.testing.assert_array_equal(result.image[:2], alone.image)
 
 
@@ -617,7 +633,7 @@ def test_a_bad_plane_of_a_lazy_stack_is_named_when_it_is_reached():
         iter_restore(image, **TINY, axes="ZYX")
     with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
         iter_restore(da.from_array(image), **TINY, axes="ZYX")  # the plane all are judged by
-    named = {**TINY, "method": "dip", "kernel_family": "gaussian"}
+    named = {**TINY, "method": "dip", "kernel_family": "gaussian", "share_kernel": False}
     states = iter_restore(da.from_array(image), **named, axes="ZYX")
     assert next(states).plane == (0,)
     with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
@@ -672,7 +688,7 @@ def test_an_absurd_learning_rate_never_hands_out_nan(monkeypatch, tiny, search):
 @both_ways
 def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch, tiny, search):
     monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=search + 2))
-    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX"))
+    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", share_kernel=False))
     states = list(run)
     per_plane = search + STEPS
     reached = range(1, search + 3), range(per_plane + 1, 2 * per_plane + 1)
@@ -724,7 +740,7 @@ def test_the_search_comes_first_and_its_kernel_stands():
 
 
 def test_every_plane_is_searched():
-    states = list(iter_restore(picture(2, 10, 12), **MOTION, axes="ZYX"))
+    states = list(iter_restore(picture(2, 10, 12), **MOTION, axes="ZYX", share_kernel=False))
     assert [state.searching for state in states] == ([True] * SEARCH + [False] * STEPS) * 2
 
 
@@ -973,12 +989,13 @@ def test_the_residual_is_what_is_left_over_in_units_of_the_noise(method, scale):
         ("YX", 1),
         ("XY", 1),
         ("YXC", 1),
-        ("CYX", 1),
-        ("YCX", 1),
+        ("CYX", 2),
+        ("YCX", 2),
         ("TYX", 3),
         ("ZYX", 3),
         ("YXZ", 3),
-        ("TCYX", 3),
+        ("TCYX", 6),
+        ("TYXC", 3),
     ],
 )
 def test_diagnostics_lie_along_the_axes_of_source_and_image(axes, planes):
@@ -1001,7 +1018,7 @@ def test_diagnostics_lie_along_the_axes_of_source_and_image(axes, planes):
 
 def test_each_plane_has_the_report_that_it_has_alone():
     image = exposed(bands(2, 40, 44))
-    whole = restore(image, **COUNTING, axes="ZYX", kernel=BLUR)
+    whole = restore(image, **COUNTING, axes="ZYX", kernel=BLUR, share_kernel=False)
     for number, plane in enumerate(image):
         alone = restore(plane, **COUNTING, kernel=BLUR)
         assert whole.reports[number].figures() == alone.reports[0].figures()
@@ -1053,7 +1070,7 @@ def test_without_diagnostics_there_are_reports_and_no_maps():
 
 @both_ways
 def test_an_image_whose_photons_are_not_counted_has_no_resolution(tiny, search):
-    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", diagnostics=True))
+    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", diagnostics=True, share_kernel=False))
     states = list(run)
     result = run.result()
     assert result.residual.shape == (2, 10, 12)
@@ -1094,7 +1111,7 @@ def test_a_run_that_is_stopped_in_its_first_plane_has_no_report_at_all():
 
 def test_a_plane_that_diverges_has_no_report(monkeypatch):
     monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=STEPS))
-    result = restore(picture(2, 10, 12), **TINY, axes="ZYX", diagnostics=True)
+    result = restore(picture(2, 10, 12), **TINY, axes="ZYX", diagnostics=True, share_kernel=False)
     assert result.stop is Stop.DIVERGED
     assert result.reports[0] is None
     assert np.isnan(result.residual[0]).all()
