@@ -43,6 +43,8 @@ DIFFUSION_SAMPLERS: tuple[str, ...] = get_args(DiffusionSampler)
 DATA_STEPS: tuple[str, ...] = get_args(DataStepName)
 
 MAX_SCALE = 8
+# Samples along each side of a tile, at least.
+LEAST_TILE = 32
 # The diffusion model that comes with the package.
 SHIPPED_MODEL = "small"
 # Fields of `DiffusionConfig` that are no matter of effort: presets leave them as they are.
@@ -477,7 +479,7 @@ class Settings:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False; got {getattr(self, name)!r}")
         if self.tile is not None:
-            _integer(self, "tile", 32)
+            _integer(self, "tile", LEAST_TILE)
         for name, kind in _CONFIGS.items():
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
