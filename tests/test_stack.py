@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import weakref
+from collections.abc import Collection
 from dataclasses import fields, replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ import torch
 from scipy import ndimage
 from tiny import TINY, settings
 
-from napari_dkp import iter_restore, restore, stack
+from napari_dkp import block, iter_restore, restore, stack
 from napari_dkp.config import (
     DIPConfig,
     NoiseConfig,
@@ -27,12 +28,15 @@ from napari_dkp.config import (
 )
 from napari_dkp.degradation import degrade
 from napari_dkp.kernel_prior import DynamicKernelPrior
+from napari_dkp.kernel_shape import measure
 from napari_dkp.kernels import line
-from napari_dkp.layout import guess_axes
+from napari_dkp.layout import Index, guess_axes
 from napari_dkp.metrics import kernel_ncc, psnr
+from napari_dkp.plan import Plan, Route
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
-from napari_dkp.state import Stop
+from napari_dkp.state import State, Stop
+from napari_dkp.tiling import Tiling
 
 STEPS = 6
 MOTION = TINY | {"kernel_family": "line"}
@@ -90,18 +94,20 @@ def test_axes_of_too_few_or_too_many_dimensions_are_not_guessed(shape):
         ("YX", (9, 12), ()),
         ("XY", (12, 9), ()),
         ("YXC", (9, 12, 3), ()),
-        ("CYX", (2, 9, 12), ()),
-        ("YCX", (9, 2, 12), ()),
+        ("XYC", (12, 9, 3), ()),
+        ("CYX", (2, 9, 12), (2,)),
+        ("YCX", (9, 2, 12), (2,)),
         ("ZYX", (2, 9, 12), (2,)),
         ("YXZ", (9, 12, 2), (2,)),
         ("TZYX", (2, 3, 9, 12), (2, 3)),
-        ("CZYX", (2, 3, 9, 12), (3,)),
-        ("TCZYX", (2, 3, 1, 9, 12), (2, 1)),
+        ("CZYX", (2, 3, 9, 12), (2, 3)),
+        ("ZYXC", (2, 9, 12, 3), (2,)),
+        ("TCZYX", (2, 3, 1, 9, 12), (2, 3, 1)),
     ],
 )
 def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     image = picture(*shape)
-    run = Run(image, settings(tiny, axes=axes, iterations=3))
+    run = Run(image, settings(tiny, axes=axes, iterations=3, share_kernel=False))
     states = list(run)
     result = run.result()
     enlarged = {"Y": 18, "X": 24}
@@ -113,10 +119,14 @@ def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     assert run.n_planes == math.prod(looped)
     assert run.n_steps == len(states) == per_plane * run.n_planes
     assert [state.step for state in states] == list(range(1, run.n_steps + 1))
-    assert [state.plane for state in states[::per_plane]] == list(np.ndindex(*looped))
+    letters = "".join(a for a in axes if a in ("TZ" if axes.endswith("C") else "TCZ"))
+    # Channel after channel.
+    channel = letters.index("C") if "C" in letters else None
+    in_turn = sorted(np.ndindex(*looped), key=lambda index: channel is not None and index[channel])
+    assert [state.plane for state in states[::per_plane]] == in_turn
     assert [state.stop for state in states[:-1]] == [Stop.RUNNING] * (run.n_steps - 1)
     assert states[-1].stop is result.stop is Stop.COMPLETED
-    plane_axes = axes.translate(str.maketrans("", "", "TZ"))
+    plane_axes = axes.translate(str.maketrans("", "", letters))
     for state in states:
         assert state.n_steps == run.n_steps
         assert state.image.shape == tuple(
@@ -125,36 +135,43 @@ def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     # Each plane of the result is the last state of that plane, where the input has it.
     for state in states[per_plane - 1 :: per_plane]:
         where = [slice(None)] * len(shape)
-        for axis, index in zip([a for a in axes if a in "TZ"], state.plane, strict=True):
+        for axis, index in zip(letters, state.plane, strict=True):
             where[axes.index(axis)] = index
         np.testing.assert_array_equal(result.image[tuple(where)], state.image)
         np.testing.assert_array_equal(result.kernel[state.plane], state.kernel)
 
 
-def test_layouts_of_the_same_data_give_the_same_pixels():
-    image = picture(3, 10, 12)
-    first = restore(image, **TINY, axes="CYX").image
-    last = restore(np.moveaxis(image, 0, -1), **TINY, axes="YXC").image
-    np.testing.assert_array_equal(np.moveaxis(last, -1, 0), first)
+@pytest.mark.parametrize(
+    ("axes", "others"), [("CYX", "YCX"), ("YXC", "XYC"), ("ZYX", "YXZ"), ("ZYXC", "YZXC")]
+)
+def test_layouts_of_the_same_data_give_the_same_pixels(axes, others):
+    lengths = {"C": 3, "Z": 2, "Y": 10, "X": 12}
+    image = picture(*(lengths[axis] for axis in axes))
+    order = [axes.index(axis) for axis in others]
+    first = restore(image, **TINY, axes=axes).image
+    last = restore(image.transpose(order), **TINY, axes=others).image
+    np.testing.assert_array_equal(last, first.transpose(order))
 
 
 @both_ways
 def test_planes_are_restored_independently_with_the_same_seed(tiny, search):
     image = picture(2, 10, 12)
-    stack = restore(image, **tiny, axes="ZYX")
+    stack = restore(image, **tiny, axes="ZYX", share_kernel=False)
     alone = restore(image[1], **tiny)
     np.testing.assert_array_equal(stack.image[1], alone.image)
     np.testing.assert_array_equal(stack.kernel[1], alone.kernel)
 
 
-def test_channels_share_one_kernel_and_keep_their_order():
+def test_colours_share_one_kernel_and_keep_their_order():
     image = picture(3, 12, 12)
     config = TINY | {"iterations": 80, "dip": DIPConfig(channels=32)}
     point = np.zeros((5, 5))
     point[2, 2] = 1
-    result = restore(image, **config, axes="CYX", scale=1, kernel=point)
+    colours = np.moveaxis(image, 0, -1)
+    result = restore(colours, **config, axes="YXC", scale=1, kernel=point)
     flat = image.reshape(3, -1)
-    alike = np.corrcoef(result.image.reshape(3, -1), flat)[:3, 3:]
+    restored = np.moveaxis(result.image, -1, 0)
+    alike = np.corrcoef(restored.reshape(3, -1), flat)[:3, 3:]
     np.testing.assert_allclose(alike, np.corrcoef(flat), atol=0.1)
     assert result.kernel.shape == (5, 5)
 
@@ -278,7 +295,8 @@ class Lazy:
 
 def test_lazy_arrays_are_read_plane_by_plane_as_they_are_reached():
     lazy = Lazy(picture(2, 3, 10, 12))
-    run = Run(lazy, settings(axes="TZYX", iterations=2, method="dip", kernel_family="gaussian"))
+    chosen = {"method": "dip", "kernel_family": "gaussian", "share_kernel": False}
+    run = Run(lazy, settings(axes="TZYX", iterations=2, **chosen))
     assert lazy.read == []
     states = iter(run)
     for _ in range(2 + 1):
@@ -390,8 +408,9 @@ def test_there_is_no_result_before_the_first_step():
         run.result()
 
 
-def test_a_run_can_be_run_again():
-    run = Run(picture(2, 10, 12), settings(axes="ZYX"))
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_run_can_be_run_again(shared):
+    run = Run(picture(2, 10, 12), settings(axes="ZYX", share_kernel=shared))
     first = finished(run).result()
     states = iter(run)
     next(states)
@@ -413,7 +432,7 @@ def interpolated(image: np.ndarray, scale: int, phase: str) -> np.ndarray:
 @pytest.mark.parametrize("phase", ["area", "fkp"])
 def test_planes_not_reached_hold_their_source_on_the_right_grid(phase):
     image = picture(3, 10, 12)
-    run = Run(image, settings(axes="ZYX", scale=3, phase=phase))
+    run = Run(image, settings(axes="ZYX", scale=3, phase=phase, share_kernel=False))
     states = iter(run)
     for _ in range(STEPS + 2):
         state = next(states)
@@ -434,11 +453,12 @@ def test_a_run_that_diverges_at_once_hands_out_its_source_on_the_right_grid(phas
     np.testing.assert_allclose(result.image, interpolated(image, 3, phase), rtol=1e-4)
 
 
-def test_a_plane_without_contrast_loses_nothing_of_the_others():
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_plane_without_contrast_loses_nothing_of_the_others(shared):
     """An empty plane at the end of a stack passes through, and the others are restored."""
     image = picture(3, 10, 12)
     image[2] = 7
-    run = Run(image, settings(axes="ZYX"))
+    run = Run(image, settings(axes="ZYX", share_kernel=shared))
     states = iter(run)
     first = next(states)
     assert run.result().stop is Stop.CANCELLED
@@ -449,7 +469,7 @@ def test_a_plane_without_contrast_loses_nothing_of_the_others():
     assert result.stop is Stop.COMPLETED
     np.testing.assert_allclose(result.image[2], 7)
     assert result.kernel[2].max() == 1
-    alone = restore(image[:2], **TINY, axes="ZYX")
+    alone = restore(image[:2], **TINY, axes="ZYX", share_kernel=shared)
     np.testing.assert_array_equal(result.image[:2], alone.image)
 
 
@@ -617,7 +637,7 @@ def test_a_bad_plane_of_a_lazy_stack_is_named_when_it_is_reached():
         iter_restore(image, **TINY, axes="ZYX")
     with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
         iter_restore(da.from_array(image), **TINY, axes="ZYX")  # the plane all are judged by
-    named = {**TINY, "method": "dip", "kernel_family": "gaussian"}
+    named = {**TINY, "method": "dip", "kernel_family": "gaussian", "share_kernel": False}
     states = iter_restore(da.from_array(image), **named, axes="ZYX")
     assert next(states).plane == (0,)
     with pytest.raises(ValueError, match=r"plane \(1,\).*1 NaN"):
@@ -672,7 +692,7 @@ def test_an_absurd_learning_rate_never_hands_out_nan(monkeypatch, tiny, search):
 @both_ways
 def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch, tiny, search):
     monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=search + 2))
-    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX"))
+    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", share_kernel=False))
     states = list(run)
     per_plane = search + STEPS
     reached = range(1, search + 3), range(per_plane + 1, 2 * per_plane + 1)
@@ -724,7 +744,7 @@ def test_the_search_comes_first_and_its_kernel_stands():
 
 
 def test_every_plane_is_searched():
-    states = list(iter_restore(picture(2, 10, 12), **MOTION, axes="ZYX"))
+    states = list(iter_restore(picture(2, 10, 12), **MOTION, axes="ZYX", share_kernel=False))
     assert [state.searching for state in states] == ([True] * SEARCH + [False] * STEPS) * 2
 
 
@@ -973,12 +993,13 @@ def test_the_residual_is_what_is_left_over_in_units_of_the_noise(method, scale):
         ("YX", 1),
         ("XY", 1),
         ("YXC", 1),
-        ("CYX", 1),
-        ("YCX", 1),
+        ("CYX", 2),
+        ("YCX", 2),
         ("TYX", 3),
         ("ZYX", 3),
         ("YXZ", 3),
-        ("TCYX", 3),
+        ("TCYX", 6),
+        ("TYXC", 3),
     ],
 )
 def test_diagnostics_lie_along_the_axes_of_source_and_image(axes, planes):
@@ -1001,7 +1022,7 @@ def test_diagnostics_lie_along_the_axes_of_source_and_image(axes, planes):
 
 def test_each_plane_has_the_report_that_it_has_alone():
     image = exposed(bands(2, 40, 44))
-    whole = restore(image, **COUNTING, axes="ZYX", kernel=BLUR)
+    whole = restore(image, **COUNTING, axes="ZYX", kernel=BLUR, share_kernel=False)
     for number, plane in enumerate(image):
         alone = restore(plane, **COUNTING, kernel=BLUR)
         assert whole.reports[number].figures() == alone.reports[0].figures()
@@ -1053,7 +1074,7 @@ def test_without_diagnostics_there_are_reports_and_no_maps():
 
 @both_ways
 def test_an_image_whose_photons_are_not_counted_has_no_resolution(tiny, search):
-    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", diagnostics=True))
+    run = Run(picture(2, 10, 12), settings(tiny, axes="ZYX", diagnostics=True, share_kernel=False))
     states = list(run)
     result = run.result()
     assert result.residual.shape == (2, 10, 12)
@@ -1094,7 +1115,7 @@ def test_a_run_that_is_stopped_in_its_first_plane_has_no_report_at_all():
 
 def test_a_plane_that_diverges_has_no_report(monkeypatch):
     monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=STEPS))
-    result = restore(picture(2, 10, 12), **TINY, axes="ZYX", diagnostics=True)
+    result = restore(picture(2, 10, 12), **TINY, axes="ZYX", diagnostics=True, share_kernel=False)
     assert result.stop is Stop.DIVERGED
     assert result.reports[0] is None
     assert np.isnan(result.residual[0]).all()
@@ -1128,3 +1149,368 @@ def test_darkness_does_not_spoil_the_misfit():
 def test_a_line_of_pixels_has_a_report(shape):
     result = restore(picture(*shape), **TINY, kernel=np.ones((1, 1)))
     assert np.isfinite(result.reports[0].correlation)
+
+
+# What planes share
+
+
+CHANNEL_WIDTHS = (1.2, 2.2)
+SHARED = COUNTING | {
+    "kernel_family": "gaussian",
+    "kernel_size": 15,
+    "boundary": "free",
+    "pke": PKEConfig(hidden=(200,), warm_up=100),
+    "rks": RKSConfig(particles=128, updates=24),
+}
+
+
+@pytest.fixture(scope="module")
+def two_channels() -> np.ndarray:
+    """Two channels of two planes: bands, each channel behind a Gaussian of its own."""
+    light = bands(4, 48, 48).reshape(2, 2, 48, 48)
+    blurred = [
+        ndimage.gaussian_filter(channel, [0, width, width], mode="wrap")
+        for channel, width in zip(light, CHANNEL_WIDTHS, strict=True)
+    ]
+    return OFFSET + GAIN * np.random.default_rng(1).poisson(blurred)
+
+
+def test_planes_of_a_channel_share_a_kernel_that_is_near_the_true_one(two_channels):
+    result = restore(two_channels, **SHARED, axes="CZYX")
+    assert result.kernel.shape == (2, 2, 15, 15)
+    assert result.stop is Stop.COMPLETED
+    for kernels, width in zip(result.kernel, CHANNEL_WIDTHS, strict=True):
+        np.testing.assert_array_equal(kernels[0], kernels[1])
+        assert kernel_ncc(kernels[0], isotropic(width**2)) > 0.92
+    narrow, wide = (np.sqrt(math.prod(measure(kernel).fwhm)) for kernel in result.kernel[:, 0])
+    assert narrow < wide
+
+
+def test_planes_restored_together_share_a_kernel_that_is_near_the_true_one():
+    light = ndimage.gaussian_filter(bands(3, 48, 48), [0, 0.5, 0.5], mode="wrap")
+    images = [degrade(plane, isotropic(3.0), noise=0.5, boundary="circular") for plane in light]
+    chosen = SHARED | QUICK | {"method": "dip", "iterations": 100, "scale": 2, "noise": None}
+    result = restore(np.stack(images), **chosen, axes="ZYX")
+    assert result.stop is Stop.COMPLETED
+    np.testing.assert_array_equal(result.kernel, result.kernel[[0, 0, 0]])
+    assert kernel_ncc(result.kernel[0], isotropic(3.0)) > 0.96
+
+
+def test_the_search_for_a_shared_kernel_is_shown_and_stopped_like_any(two_channels):
+    run = Run(two_channels, Settings(**SHARED, axes="CZYX"))
+    states = list(run)
+    pilots = [state.plane for state in states if state.searching]
+    assert set(pilots) == {(0, 0), (1, 0)}
+    assert len([state for state in states if state.done]) == 4
+    assert set(run.plans) == {0, 1}
+    for state in run.iterate(done=()):  # what was found before is not sought again
+        assert not state.searching
+    run.plans.clear()
+    states = iter(run)
+    state = next(states)
+    assert state.searching
+    np.testing.assert_allclose(state.image, two_channels[0, 0], rtol=1e-6)
+    states.close()
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    np.testing.assert_array_equal(result.kernel[1, 1], state.kernel)
+
+
+def done_by(run: Run, done: Collection[Index] = ()) -> dict[Index, State[np.ndarray]]:
+    return {state.plane: state for state in run.iterate(done) if state.done}
+
+
+MANY = {  # planes, and those that are left out
+    "richardson-lucy": (4, {(0,), (2,)}),
+    "dip": (14, {(number,) for number in range(12)}),
+}
+
+
+@pytest.mark.parametrize("method", MANY)
+@pytest.mark.parametrize("told", [True, False])
+def test_planes_do_not_depend_on_those_that_are_left_out(method, told):
+    n_planes, out = MANY[method]
+    image = exposed(bands(n_planes, 24, 26))
+    config = settings(
+        method=method, axes="ZYX", scale=1, kernel_family="gaussian", noise=COUNTING["noise"]
+    )
+    whole = Run(image, config)
+    expected = done_by(whole)
+    assert set(expected) == {(number,) for number in range(n_planes)}
+    part = Run(image, config)
+    if told:
+        part.plans.update(whole.plans)
+    found = done_by(part, out)
+    assert set(found) == set(expected) - out
+    for index, state in found.items():
+        np.testing.assert_array_equal(state.image, expected[index].image)
+        np.testing.assert_array_equal(state.kernel, expected[index].kernel)
+        assert state.report.figures() == expected[index].report.figures()
+    assert part.result().stop is Stop.CANCELLED
+    assert done_by(whole, expected) == {}
+
+
+def test_planes_that_are_restored_together_are_unless_all_are_done():
+    image = picture(3, 10, 12)
+    expected = done_by(Run(image, settings(axes="ZYX")))
+    found = done_by(Run(image, settings(axes="ZYX")), {(0,), (2,)})
+    assert set(found) == set(expected)
+    np.testing.assert_array_equal(found[1,].image, expected[1,].image)
+
+
+def test_planes_restored_together_are_done_at_the_same_step():
+    run = Run(picture(3, 10, 12), settings(axes="ZYX"))
+    *states, _, _ = run
+    assert [state.step for state in states] == list(range(1, STEPS + 1))
+    assert {state.plane for state in states} == {(0,)}
+    *_, first, second, third = run
+    assert [state.plane for state in (first, second, third)] == [(0,), (1,), (2,)]
+    assert first.step == second.step == third.step == STEPS
+    assert first.stop is second.stop is Stop.RUNNING
+    assert third.stop is Stop.COMPLETED
+    assert len(run.result().history) == STEPS
+
+
+@pytest.mark.parametrize("taken", [3, STEPS, STEPS + 1])
+def test_planes_restored_together_are_all_kept_where_the_run_is_stopped(taken):
+    """Also while they are handed out."""
+    image = picture(3, 10, 12)
+    run = Run(image, settings(axes="ZYX"))
+    states = iter(run)
+    for _ in range(taken):
+        state = next(states)
+    states.close()
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    for number in range(3):
+        assert not np.allclose(result.image[number], interpolated(image[number], 2, "area"))
+        np.testing.assert_array_equal(result.kernel[number], state.kernel)
+    if taken >= STEPS:
+        whole = finished(run).result()
+        np.testing.assert_array_equal(result.image, whole.image)
+
+
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_run_that_does_not_keep_holds_no_planes(method, keep):
+    image = exposed(bands(15, 24, 26))
+    chosen = settings(method=method, axes="ZYX", scale=1, kernel_family="gaussian", iterations=3)
+    run = Run(image, chosen, keep=keep)
+    alive = []
+    for state in run:
+        if state.done:
+            alive.append(weakref.ref(state.image))
+    del state
+    gc.collect()
+    assert len(alive) == 15
+    assert [reference() is not None for reference in alive] == [keep] * 15
+    if keep:
+        assert run.result().stop is Stop.COMPLETED
+    else:
+        with pytest.raises(ValueError, match=r"result: expected a run .* that keeps its planes"):
+            run.result()
+
+
+# Tiles, memory
+
+
+TILED = COUNTING | {"boundary": "free", "iterations": 60, "axes": "YX"}
+# What Richardson–Lucy may take on these images.
+ROUTE = Route(((0.0, 0.0),) * 2 + ((0.6, 0.6),) * 10, ((0.02, 4),))
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_tiles_of_a_plane_join_to_what_it_is_as_a_whole(scale):
+    light = bands(150, 140)
+    image = exposed(light)
+    plan = Plan(BLUR[3:-3, 3:-3].astype(np.float32) / BLUR[3:-3, 3:-3].sum(), ROUTE)
+    results = []
+    for tile in (None, 64):
+        run = Run(image, Settings(**TILED | {"scale": scale, "tile": tile}), plan.kernel)
+        run.plans[0] = plan
+        results.append(finished(run).result())
+    whole, tiled = results
+    assert tiled.settings.tile == 64
+    assert whole.settings.tile is None
+    off = tiled.image - whole.image
+    span = np.ptp(whole.image)
+    assert 10 * np.log10(span**2 / np.mean(off**2)) > 45
+    np.testing.assert_allclose(tiled.residual, whole.residual, atol=0.2)
+    np.testing.assert_allclose(tiled.uncertainty, whole.uncertainty, rtol=0.2)
+    # Against the truth, and at every seam.
+    truth = OFFSET + GAIN * light.repeat(scale, 0).repeat(scale, 1)
+    wrong = tiled.image - truth
+    tiling = Tiling((150, 140), 64, 18)
+    for axis in range(2):
+        spans = sorted({(tile.window[axis].start, tile.window[axis].stop) for tile in tiling})
+        assert len(spans) > 2
+        near = np.zeros(wrong.shape[axis], bool)
+        for (_, stop), (start, _) in pairwise(spans):
+            seam = scale * (start + stop) // 2
+            near[seam - 3 * scale : seam + 3 * scale] = True
+        at, elsewhere = (
+            np.sqrt(np.mean(np.compress(which, wrong, axis) ** 2)) for which in (near, ~near)
+        )
+        assert at < 1.3 * elsewhere
+        steps = np.abs(np.diff(off, axis=axis)).mean(1 - axis)
+        assert steps.max() < 0.02 * np.abs(np.diff(whole.image, axis=axis)).mean()
+
+
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+def test_a_blind_plane_is_restored_in_tiles_under_one_kernel(method):
+    image = exposed(bands(70, 64))
+    small = {"kernel_size": 7, "tile": 40, "iterations": 20, "dip": DIPConfig(channels=4)}
+    run = Run(image, Settings(**SHARED | small | {"method": method}))
+    states = list(run)
+    result = run.result()
+    assert result.stop is Stop.COMPLETED
+    assert result.image.shape == (70, 64)
+    assert result.settings.tile == 40
+    assert states[0].searching
+    searching = [state.searching for state in states]
+    assert searching == sorted(searching, reverse=True)
+    assert len({state.kernel.tobytes() for state in states if not state.searching}) == 1
+    (report,) = result.reports
+    assert report.residual.shape == (70, 64)
+    assert 0.5 < report.misfit < (3 if method == "richardson-lucy" else 100)
+    again = finished(Run(image, result.settings)).result()
+    np.testing.assert_array_equal(again.image, result.image)
+
+
+def test_tiles_cannot_wrap():
+    with pytest.raises(ValueError, match="tile: expected none with boundary 'circular'"):
+        Run(picture(70, 64), settings(tile=40, boundary="circular"))
+
+
+def test_a_circular_image_that_is_large_for_the_memory_is_not_taken_apart(monkeypatch):
+    monkeypatch.setattr(stack, "_SURELY_FREE", 0)
+    monkeypatch.setattr(stack, "free_memory", lambda _: 10**6)
+    chosen = settings(boundary="circular")
+    assert Run(picture(70, 64), chosen).settings.tile is None
+    assert Run(picture(70, 64), settings()).settings.tile == 32
+
+
+def test_a_plane_whose_pilot_diverges_is_left_as_it_was_where_it_needs_tiles(monkeypatch):
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=1))
+    image = picture(70, 64)
+    run = Run(image, settings(tile=40, scale=1))
+    states = list(run)
+    assert [state.done for state in states] == [False] * (len(states) - 1) + [True]
+    result = run.result()
+    assert states[-1].stop is result.stop is Stop.DIVERGED
+    np.testing.assert_allclose(result.image, image, rtol=1e-5)
+    assert result.reports == (None,)
+
+
+def out_of_memory_beyond(monkeypatch, most: int, error: Exception, after: int = 0) -> list[int]:
+    """Let memory run out after some steps on what has more samples; return what was done."""
+    done: list[int] = []
+    fit = block.fit
+
+    def limited(parts):
+        samples = parts.start().shape[-2] * parts.start().shape[-1]
+        for number, state in enumerate(fit(parts)):
+            if samples > most and number >= after:
+                raise error
+            yield state
+        done.append(samples)
+
+    monkeypatch.setattr(block, "fit", limited)
+    return done
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize(
+    ("shape", "change"),
+    [
+        ((100, 90), {"method": "richardson-lucy"}),
+        ((100, 90), {"method": "dip"}),
+        ((100, 90), {"method": "dip", "kernel": np.ones((5, 5))}),
+        ((3, 100, 90), {"method": "richardson-lucy", "kernel": np.ones((5, 5))}),
+        ((3, 100, 90), {"method": "richardson-lucy"}),
+        ((3, 100, 90), {"method": "dip"}),
+        ((2, 100, 90), {"method": "dip", "share_kernel": False}),
+    ],
+    ids=["photons", "network", "known", "known stack", "stack", "block", "each by itself"],
+)
+def test_where_memory_runs_out_tiles_become_smaller(monkeypatch, shape, change, after):
+    most = 60 * 60
+    done = out_of_memory_beyond(monkeypatch, most, NO_MEMORY[0], after)
+    kernel = change.pop("kernel", None) if (change := dict(change)) else None
+    chosen = settings(scale=1, iterations=3, kernel_family="gaussian", **change)
+    run = Run(exposed(bands(*shape)), chosen, kernel)
+    states = list(run)
+    result = run.result()
+    assert result.stop is states[-1].stop is Stop.COMPLETED
+    assert np.isfinite(result.image).all()
+    assert done and max(done) <= most
+    note = "Memory ran out on cpu: tiles are now 50 pixels wide."
+    assert run.notes == [note]
+    assert result.notes == (note,)
+    assert [state.note for state in states if state.note] == [note]
+    assert run.settings.tile == result.settings.tile == 50
+    steps = [state.step for state in states]
+    assert steps == sorted(steps)
+    assert all(state.step <= state.n_steps for state in states)
+    assert None not in result.reports
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)
+def test_every_way_to_run_out_of_memory_is_known(monkeypatch, error):
+    out_of_memory_beyond(monkeypatch, 60 * 60, error)
+    run = Run(picture(70, 64), settings(scale=1, iterations=2))
+    assert finished(run).result().stop is Stop.COMPLETED
+    assert run.settings.tile == 35
+
+
+def test_where_nothing_smaller_is_left_it_is_said_that_memory_ran_out(monkeypatch):
+    out_of_memory_beyond(monkeypatch, 100, torch.OutOfMemoryError("out of memory"))
+    run = Run(picture(140, 90), settings(scale=1))
+    with pytest.raises(torch.OutOfMemoryError):
+        list(run)
+    assert run.settings.tile == 35
+    assert len(run.notes) == 2
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    out_of_memory_beyond(monkeypatch, 100, RuntimeError("broken"))
+    run = Run(picture(140, 90), settings(scale=1))
+    with pytest.raises(RuntimeError, match="broken"):
+        list(run)
+    assert run.notes == []
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("family", ["gaussian", "line"])
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+def test_steps_never_fall_and_never_pass_the_plan(method, family, shared, tile):
+    image = exposed(bands(4, 34, 40)).reshape(2, 2, 34, 40)
+    image[0, 1] = 130  # without contrast
+    chosen = settings(
+        method=method,
+        kernel_family=family,
+        share_kernel=shared,
+        tile=tile,
+        iterations=3,
+        scale=1,
+        axes="CZYX",
+        noise=COUNTING["noise"],
+    )
+    run = Run(image, chosen)
+    before = 0
+    for state in run:
+        assert before <= state.step <= state.n_steps == run.n_steps
+        assert state.step > before or state.done
+        before = state.step
+    assert state.stop is run.result().stop is Stop.COMPLETED
+    assert [report is None for report in run.result().reports] == [
+        index == (0, 1) for index in np.ndindex(2, 2)
+    ]

@@ -44,6 +44,8 @@ DIFFUSION_SAMPLERS: tuple[str, ...] = get_args(DiffusionSampler)
 DATA_STEPS: tuple[str, ...] = get_args(DataStepName)
 
 MAX_SCALE = 8
+# Samples along each side of a tile, at least.
+LEAST_TILE = 32
 # The diffusion model that comes with the package.
 SHIPPED_MODEL = "small"
 # Fields of `DiffusionConfig` that are no matter of effort: presets leave them as they are.
@@ -499,9 +501,13 @@ class Settings:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False; got {getattr(self, name)!r}")
         if self.tile is not None:
+<<<<<<< HEAD
             _integer(self, "tile", 32)
         if isinstance(self.optics, Sequence):
             _store(self, "optics", tuple(self.optics))
+=======
+            _integer(self, "tile", LEAST_TILE)
+>>>>>>> 34da1d156b0bcdd2766df7f8993e2f0cf2db5196
         for name, kind in _CONFIGS.items():
             given = getattr(self, name)
             each = given if name == "optics" and isinstance(given, tuple) else (given,)

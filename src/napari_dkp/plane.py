@@ -467,7 +467,7 @@ def bytes_per_pixel(settings: Settings, channels: int) -> float:
         assert settings.diffusion
         return _DIFFUSED_BYTES * channels * settings.diffusion.samples
     assert settings.dip
-    return _FITTED_BYTES * finest_channels(settings.dip) + _COUNTING_BYTES * channels
+    return _FITTED_BYTES * finest_channels(settings.dip) + _OUTPUT_BYTES * channels
 
 
 # Whose mean is taken for what trials leave of a family.
@@ -477,7 +477,8 @@ _COUNTING_ROUNDS = (Round(20, 5, 5),)
 _USUAL_ROUTE = 24
 # Of penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.
 _COUNTING_BYTES = 550
-# Of a diffusion model's images, and its network.
-_DIFFUSED_BYTES = 3000
-# Of a network that is fitted, per channel at full resolution.
-_FITTED_BYTES = 60
+# Of a diffusion model's images, and of a small one's network.
+_DIFFUSED_BYTES = 800
+# Of a network that is fitted, per channel at full resolution, and per image that it makes.
+_FITTED_BYTES = 62
+_OUTPUT_BYTES = 60

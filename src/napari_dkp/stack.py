@@ -16,7 +16,7 @@ from torch import Tensor
 from napari_dkp import _checks, sharing
 from napari_dkp.block import Block
 from napari_dkp.choice import choose
-from napari_dkp.config import Settings
+from napari_dkp.config import LEAST_TILE, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import free_memory, is_out_of_memory, resolve_device
 from napari_dkp.diffusion import loading
@@ -296,13 +296,18 @@ class Run:
         side = (room / each) ** (1 / self._model.ndim) - beyond
         return int(side) // max(self._scales)
 
+    @property
+    def _least_side(self) -> int:
+        """Samples along each side of a tile, at least."""
+        return max(2 * self._overlap, LEAST_TILE)
+
     def _set_side(self, side: int) -> None:
         """Take tiles of so many samples along each axis; the settings remember where they count."""
         whole = max(self.layout.lr_shape)
         if side < whole:
             if self.settings.boundary == "circular":
                 raise ValueError("tile: expected none with boundary 'circular': a tile cannot wrap")
-            side = max(side, 2 * self._overlap)
+            side = max(side, self._least_side)
         self._side = min(side, whole)
         self._tiling = Tiling(self.layout.lr_shape, self._side, self._overlap)
         if len(self._tiling) > 1:
@@ -312,7 +317,7 @@ class Run:
         """Take smaller tiles, or the CPU; False where neither is left."""
         side = self._side // 2
         where = f"Memory ran out on {self.device}"
-        if side >= 2 * self._overlap and self.settings.boundary != "circular":
+        if side >= self._least_side and self.settings.boundary != "circular":
             self._set_side(side)
             self._say(f"{where}: tiles are now {self._side} pixels wide.")
         elif self.device.type != "cpu":
