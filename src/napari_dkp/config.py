@@ -501,13 +501,9 @@ class Settings:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}: expected True or False; got {getattr(self, name)!r}")
         if self.tile is not None:
-<<<<<<< HEAD
-            _integer(self, "tile", 32)
+            _integer(self, "tile", LEAST_TILE)
         if isinstance(self.optics, Sequence):
             _store(self, "optics", tuple(self.optics))
-=======
-            _integer(self, "tile", LEAST_TILE)
->>>>>>> 34da1d156b0bcdd2766df7f8993e2f0cf2db5196
         for name, kind in _CONFIGS.items():
             given = getattr(self, name)
             each = given if name == "optics" and isinstance(given, tuple) else (given,)
