@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_dkp.io.durable import write_text
-from napari_dkp.io.layout import Index
+from napari_dkp.layout import Index
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from napari_dkp import __version__
 from napari_dkp.config import Settings
 from napari_dkp.io.creating import create
 from napari_dkp.io.durable import write_text
-from napari_dkp.io.layout import looped_axes
 from napari_dkp.io.names import is_taken
 from napari_dkp.io.ome_zarr import ZARR_ENDINGS
 from napari_dkp.io.picture import Picture, PixelSize
 from napari_dkp.io.tiff_target import MAX_IMAGEJ_BYTES, OME_TIFF_ENDINGS, TIFF_ENDINGS
+from napari_dkp.layout import looped_axes
 
 if TYPE_CHECKING:
     from napari_dkp.state import Restoration

@@ -9,8 +9,9 @@ import numpy as np
 
 from napari_dkp.io.durable import explained
 from napari_dkp.io.journal import Journal, Span
-from napari_dkp.io.layout import Index, Layout
+from napari_dkp.io.layout import Layout
 from napari_dkp.io.names import check_free, move_into_place, remove_partial
+from napari_dkp.layout import Index
 
 
 class Target(Protocol):
