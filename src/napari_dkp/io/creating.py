@@ -102,6 +102,15 @@ def create(
         return PlaneWriter(path, layout, target, journal, overwrite=overwrite)
 
 
+def begun(path: Path) -> Mapping[str, Any] | None:
+    """Return what tells the run of the partial image beside `path`; None where there is none."""
+    header = Journal.header(journal_of(path)) if image_in(path).exists() else None
+    if not isinstance(header, dict):
+        return None
+    run: Mapping[str, Any] = header.get("run") or {}
+    return run
+
+
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     names = [name for name in wanted if found.get(name) != wanted[name]]
     return names or ["what it holds"]
