@@ -7,9 +7,12 @@ whole or not at all, and nothing is overwritten unasked.
 
 from napari_dkp.io.creating import begun as begun
 from napari_dkp.io.creating import create as create
+from napari_dkp.io.durable import remove_parts as remove_parts
 from napari_dkp.io.durable import write_text as write_text
 from napari_dkp.io.lazy import LazyArray as LazyArray
 from napari_dkp.io.lines import Lines as Lines
+from napari_dkp.io.names import is_whole as is_whole
+from napari_dkp.io.names import partial_of as partial_of
 from napari_dkp.io.outputs import Outputs as Outputs
 from napari_dkp.io.outputs import write as write
 from napari_dkp.io.outputs import write_kernel as write_kernel

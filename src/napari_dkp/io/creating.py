@@ -12,6 +12,7 @@ from napari_dkp.io.layout import Layout
 from napari_dkp.io.names import (
     check_free,
     image_in,
+    is_whole,
     is_zarr_name,
     journal_of,
     partial_of,
@@ -72,8 +73,7 @@ def create(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"output: the folder '{path.parent}' does not exist")
     folder, image = partial_of(path), image_in(path)
-    if path.exists() and folder.exists() and not image.exists():
-        remove_partial(path)  # left by a process that ended between the last two steps
+    is_whole(path)  # which tidies up
     check_free(path, overwrite=overwrite)
     kind: type[TiffTarget] | type[ZarrTarget] = ZarrTarget if is_zarr_name(path) else TiffTarget
     header = {"partial": 1, "file": path.name, **layout.to_dict(), "run": run}
