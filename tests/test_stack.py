@@ -28,9 +28,9 @@ from napari_dkp.config import (
 from napari_dkp.degradation import degrade
 from napari_dkp.kernel_prior import DynamicKernelPrior
 from napari_dkp.kernels import line
+from napari_dkp.layout import guess_axes
 from napari_dkp.metrics import kernel_ncc, psnr
 from napari_dkp.restorers.dip import DIPRestorer
-from napari_dkp.layout import guess_axes
 from napari_dkp.stack import Run
 from napari_dkp.state import Stop
 

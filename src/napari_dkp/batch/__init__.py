@@ -4,6 +4,7 @@
 the process, the same batch goes on where it was.
 """
 
+from napari_dkp.batch import account as account
 from napari_dkp.batch.outcome import Outcome as Outcome
 from napari_dkp.batch.running import Batch as Batch
 from napari_dkp.batch.running import Event as Event

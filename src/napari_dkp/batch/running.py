@@ -140,6 +140,11 @@ class Batch:
         """Files that failed so far."""
         return sum(outcome.status == "failed" for outcome in self.outcomes)
 
+    @property
+    def settled(self) -> bool:
+        """Whether every file is done, skipped or failed."""
+        return all(outcome.status not in ("waiting", "stopped") for outcome in self.outcomes)
+
     def __iter__(self) -> Events:
         """Restore what is not yet done."""
         self.outcomes = [Outcome(source=job.source) for job in self.jobs]
