@@ -220,9 +220,10 @@ class Stream:
 
     def _begun_maps(self) -> list[io.PlaneWriter]:
         """Return the writers of residual and uncertainty, also those of an earlier process."""
-        paths = (self._outputs.residual, self._outputs.uncertainty)
-        begun = (path for path in paths if path and io.begun(path) == self._identity)
-        return [self._map(path) for path in begun]
+        paths = [path for path in (self._outputs.residual, self._outputs.uncertainty) if path]
+        for path in paths:
+            io.is_whole(path)  # which tidies up
+        return [self._map(path) for path in paths if io.begun(path) == self._identity]
 
     def _arranged(self, plane: np.ndarray) -> np.ndarray:
         """Return a plane in the order that writers take: Y, X, colours."""
