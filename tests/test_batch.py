@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from napari_dkp.cli.batch_progress import where
 from napari_dkp.config import Settings
 from napari_dkp.plan import Plan, Route
 from napari_dkp.stack import Run
+from napari_dkp.state import State
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
@@ -106,6 +108,17 @@ def test_diagnostics_are_written_plane_by_plane_too(tmp_path):
         back = io.read(tmp_path / "out" / f"cells_{name}.ome.tif").image
         np.testing.assert_array_equal(back, getattr(wanted, name))
     assert "without contrast, which hold their source: 1" in " ".join(batch.outcomes[0].notes)
+
+
+def test_planes_that_are_done_are_let_go_of(tmp_path):
+    path = save(tmp_path / "cells.tif", 8, 24, 20)
+    alive = []
+    for event in counting([path], tmp_path / "out"):
+        if event.state is not None and event.state.done:
+            del event
+            gc.collect()
+            alive.append(sum(issubclass(type(each), State) for each in gc.get_objects()))
+    assert max(alive[1:]) <= alive[0] + 1
 
 
 @pytest.mark.parametrize(("axes", "shape"), [("CYX", (2, 24, 20)), ("TCZYX", (2, 2, 2, 24, 20))])
@@ -197,6 +210,8 @@ def test_arguments_are_checked_at_once(tmp_path):
     with pytest.raises(ValueError, match="kernel"):
         counting([path], tmp_path / "out", kernel=np.zeros((4, 4)))
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"out: expected a folder; 'a\.tif' is a file"):
+        counting([save(tmp_path / "b.tif", 24, 20)], path)
 
 
 # --- bad files -----------------------------------------------------------------------------------

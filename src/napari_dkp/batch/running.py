@@ -130,6 +130,8 @@ class Batch:
         self._overwrite = overwrite
         self._takes_optics = stated_optics and kernel is None and self.settings.optics is None
         self._notes: list[str] = []
+        if self.out.is_file():
+            raise ValueError(f"out: expected a folder; '{self.out.name}' is a file")
         sources = self._sources(inputs, recursive=recursive)
         self.out.mkdir(parents=True, exist_ok=True)
         self.jobs = self._named(sources, _ENDINGS[format])
