@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from napari_dkp import cli, io, stack
+from napari_dkp.durations import duration
 from napari_dkp.state import State
 
 QUICK = ("--preset", "fast", "--iterations", "3", "--kernel-size", "5", "--device", "cpu")
@@ -345,7 +346,7 @@ def test_demo_draws_its_picture(tmp_path, monkeypatch):
     ("seconds", "text"), [(0.42, "0.42 s"), (80, "80 s"), (150, "2.5 min"), (9000, "2.5 h")]
 )
 def test_durations_read_well(seconds, text):
-    assert cli._duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_too_little_memory_is_foretold(cells, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from napari_dkp._napari.layers import restore_layer as restore_layer
     from napari_dkp.api import iter_restore as iter_restore
     from napari_dkp.api import restore as restore
+    from napari_dkp.batch import Batch as Batch
     from napari_dkp.config import DiffusionConfig as DiffusionConfig
     from napari_dkp.config import DIPConfig as DIPConfig
     from napari_dkp.config import NoiseConfig as NoiseConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from napari_dkp.state import Stop as Stop
 
 _HOME = {
+    "Batch": "batch",
     "DIPConfig": "config",
     "DiffusionConfig": "config",
     "NoiseConfig": "config",

@@ -607,6 +607,11 @@ class Settings:
         """Return the scale of each of `ndim` spatial axes."""
         return _expand("scale", self.scale, ndim)
 
+    @property
+    def spatial_scales(self) -> dict[str, int]:
+        """The scale of each axis that kernels have, by its letter."""
+        return dict(zip(self.spatial, self.scales(len(self.spatial)), strict=True))
+
     def kernel_sizes(self, ndim: int) -> tuple[int, ...]:
         """Return the taps along each of `ndim` spatial axes."""
         if self.kernel_size is not None:

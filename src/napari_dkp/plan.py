@@ -1,6 +1,7 @@
 """What planes of a stack, and tiles of a plane, have in common: it is found once."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,3 +40,18 @@ class Plan(NamedTuple):
     route: Route | None = None
     steps: int | None = None
     width_spread: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values only, which lose nothing."""
+        route = self.route and {name: list(part) for name, part in self.route._asdict().items()}
+        return self._asdict() | {"kernel": self.kernel.tolist(), "route": route}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+        """Read back what `to_dict` wrote, also after a trip through JSON."""
+        route = values["route"]
+        if route is not None:
+            ways, penalised = (map(tuple, route[name]) for name in Route._fields)
+            route = Route(tuple(ways), tuple(penalised))
+        kernel = np.asarray(values["kernel"], np.float32)
+        return cls(kernel, route, values["steps"], values["width_spread"])

@@ -5,7 +5,7 @@ and from two images that were restored from one half of the photons each.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -58,6 +58,12 @@ class Report:
         figures = asdict(replace(self, residual=None, uncertainty=None))
         del figures["residual"], figures["uncertainty"]
         return figures
+
+    @classmethod
+    def from_figures(cls, figures: Mapping[str, Any]) -> "Report":
+        """Read back what `figures` returned, also after a trip through JSON."""
+        interval = figures["kernel_width_interval"]
+        return cls(**{**figures, "kernel_width_interval": interval and tuple(interval)})
 
     def __str__(self) -> str:
         lines = [f"Kernel {self.kernel_width:.1f} pixels wide at half its height"]

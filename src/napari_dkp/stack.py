@@ -115,13 +115,23 @@ class Run:
         self._reset()
 
     @property
-    def plane_shape(self) -> tuple[int, ...]:
-        """Shape of a restored plane, axes as in the image."""
-        shape = [n for n, axis in zip(self.layout.shape, self.layout.axes, strict=True)]
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the restored image, axes as in the image."""
+        shape = list(self.layout.shape)
         for axis, s in zip(self.layout.spatial, self._scales, strict=True):
             shape[self.layout.axes.index(axis)] *= s
-        kept = [axis not in self.layout.looped for axis in self.layout.axes]
-        return tuple(n for n, here in zip(shape, kept, strict=True) if here)
+        return tuple(shape)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the fit of a plane diverged."""
+        return self._diverged
+
+    @property
+    def plane_shape(self) -> tuple[int, ...]:
+        """Shape of a restored plane, axes as in the image."""
+        pairs = zip(self.shape, self.layout.axes, strict=True)
+        return tuple(n for n, axis in pairs if axis not in self.layout.looped)
 
     def __iter__(self) -> States:
         """Run from the start; yield a state per image step."""

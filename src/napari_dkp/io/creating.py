@@ -12,6 +12,7 @@ from napari_dkp.io.layout import Layout
 from napari_dkp.io.names import (
     check_free,
     image_in,
+    is_whole,
     is_zarr_name,
     journal_of,
     partial_of,
@@ -72,8 +73,7 @@ def create(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"output: the folder '{path.parent}' does not exist")
     folder, image = partial_of(path), image_in(path)
-    if path.exists() and folder.exists() and not image.exists():
-        remove_partial(path)  # left by a process that ended between the last two steps
+    is_whole(path)  # which tidies up
     check_free(path, overwrite=overwrite)
     kind: type[TiffTarget] | type[ZarrTarget] = ZarrTarget if is_zarr_name(path) else TiffTarget
     header = {"partial": 1, "file": path.name, **layout.to_dict(), "run": run}
@@ -100,6 +100,15 @@ def create(
         # The journal comes last: with it, everything else is there.
         journal = Journal.create(journal_of(path), header)
         return PlaneWriter(path, layout, target, journal, overwrite=overwrite)
+
+
+def begun(path: Path) -> Mapping[str, Any] | None:
+    """Return what tells the run of the partial image beside `path`; None where there is none."""
+    header = Journal.header(journal_of(path)) if image_in(path).exists() else None
+    if not isinstance(header, dict):
+        return None
+    run: Mapping[str, Any] = header.get("run") or {}
+    return run
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

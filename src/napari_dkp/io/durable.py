@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 
@@ -32,6 +33,12 @@ def write_text(path: Path, text: str) -> None:
         finally:
             part.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what processes left that died while they wrote a small file of this name."""
+    for part in path.parent.glob(f".{escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -1,16 +1,14 @@
 """The planes of an unfinished file that are wholly on the disk."""
 
-import errno
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_dkp.io.durable import write_text
-from napari_dkp.io.layout import Index
+from napari_dkp.io.lines import Lines
+from napari_dkp.layout import Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +20,7 @@ class Span:
 
 
 class Journal:
-    """A file with one line for what is written, then one per plane; lines are only appended.
-
-    A line counts once it ends: what a dying process, or a failing disk, left of the last one is cut
-    off when the journal is opened again.
+    """A file with one line for what is written, then one per plane.
 
     Attributes
     ----------
@@ -33,23 +28,13 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.planes: dict[Index, Span] = {}
-        lines = path.read_bytes().split(b"\n")[:-1]
-        good = len(lines[0]) + 1
-        for line in lines[1:]:
-            entry = _parsed(line)
-            if entry is None:
-                break
-            self.planes[entry[0]] = entry[1]
-            good += len(line) + 1
-        self._file = open(path, "r+b", buffering=0)
-        self._file.truncate(good)
-        self._end = good
+        self._lines = Lines(path, _parsed, first=1)
+        self.planes: dict[Index, Span] = dict(self._lines.entries)
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> "Journal":
         """Begin a journal; it is there with its first line, or not at all."""
-        write_text(path, json.dumps(header) + "\n")
+        Lines.begin(path, [header])
         return cls(path)
 
     @staticmethod
@@ -64,17 +49,12 @@ class Journal:
 
     def add(self, index: Index, span: Span) -> None:
         """Note a plane; call it when the plane is on the disk."""
-        line = json.dumps([list(index), span.low, span.high]).encode() + b"\n"
-        self._file.seek(self._end)  # over what a full disk may have left of the last one
-        if self._file.write(line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        os.fsync(self._file.fileno())
-        self._end += len(line)
+        self._lines.add([list(index), span.low, span.high])
         self.planes[index] = span
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._lines.close()
 
 
 def span_of(spans: Mapping[Index, Span]) -> Span:
@@ -84,9 +64,6 @@ def span_of(spans: Mapping[Index, Span]) -> Span:
     return Span(min(lows), max(highs)) if lows and highs else Span(0.0, 1.0)
 
 
-def _parsed(line: bytes) -> tuple[Index, Span] | None:
-    try:
-        index, low, high = json.loads(line)
-        return tuple(int(i) for i in index), Span(float(low), float(high))
-    except (TypeError, ValueError):
-        return None
+def _parsed(value: Any) -> tuple[Index, Span]:
+    index, low, high = value
+    return tuple(int(i) for i in index), Span(float(low), float(high))

@@ -8,20 +8,7 @@ import numpy as np
 
 from napari_dkp import _checks
 from napari_dkp.io.picture import PixelSize
-
-Index = tuple[int, ...]
-"""Where a plane lies along the looped axes."""
-
-
-def looped_axes(axes: str) -> str:
-    """Return all axes but Y, X and a C after both, which holds the colours of one picture."""
-    colour = "C" if has_colours(axes) else ""
-    return "".join(axis for axis in axes if axis not in "YX" + colour)
-
-
-def has_colours(axes: str) -> bool:
-    """Tell whether C comes after Y and X."""
-    return "C" in axes and axes.index("C") > max(axes.index("Y"), axes.index("X"))
+from napari_dkp.layout import Index, is_coloured, looped_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +48,7 @@ class Layout:
     @property
     def colours(self) -> int | None:
         """Number of colours of each pixel; None where C is not last."""
-        return self.length("C") if has_colours(self.axes) else None
+        return self.length("C") if is_coloured(self.axes) else None
 
     @property
     def looped(self) -> str:

@@ -43,6 +43,18 @@ def journal_of(path: Path) -> Path:
     return partial_of(path) / "planes.jsonl"
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether an image is there that no partial one is about to replace.
+
+    What a process left that ended between the last two steps is removed.
+    """
+    if not path.exists() or image_in(path).exists():
+        return False
+    if partial_of(path).exists():
+        remove_partial(path)
+    return True
+
+
 def remove_partial(path: Path) -> None:
     """Remove what lies in that folder; the journal first, as it vouches for the rest."""
     journal_of(path).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_dkp.io.lazy import LazyArray, Region
 from napari_dkp.io.picture import Picture, PixelSize, known_size, readable
+from napari_dkp.layout import guess_axes
 from napari_dkp.ome import METRES
 
 if TYPE_CHECKING:
@@ -176,12 +177,7 @@ def _plain_axes(array: "zarr.Array[Any]") -> str:
         letters = "".join(str(name).upper() for name in names)
         if len(letters) == array.ndim and {"Y", "X"} <= set(letters) <= set("TCZYX"):
             return letters
-    shape = array.shape
-    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 30:
-        return "YXC"
-    if not 2 <= len(shape) <= 5:
-        raise ValueError(f"expected 2 to 5 axes; got shape {shape}")
-    return {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}[len(shape)]
+    return guess_axes(array.shape)
 
 
 def _lazy(array: "zarr.Array[Any]", path: Path) -> LazyArray:

@@ -3,8 +3,6 @@
 Files appear whole or not at all, and nothing is overwritten unasked.
 """
 
-import json
-import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -13,13 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_dkp import __version__
-from napari_dkp.config import Settings
 from napari_dkp.io.creating import create
-from napari_dkp.io.durable import write_text
 from napari_dkp.io.names import is_taken
 from napari_dkp.io.ome_zarr import ZARR_ENDINGS
 from napari_dkp.io.picture import Picture, PixelSize
+from napari_dkp.io.record import Record
 from napari_dkp.io.tiff_target import MAX_IMAGEJ_BYTES, OME_TIFF_ENDINGS, TIFF_ENDINGS
 from napari_dkp.layout import looped_axes
 
@@ -121,30 +117,6 @@ class Outputs:
         return not self.image.name.lower().endswith((*OME_TIFF_ENDINGS, *ZARR_ENDINGS))
 
 
-def read_settings(path: str | os.PathLike[str]) -> tuple[Settings, Path | None]:
-    """Read the settings of an earlier run, and where its kernel lies if that was given to it.
-
-    Parameters
-    ----------
-    path : a `_settings.json` that `write` made.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, or is not one of ours.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"settings: there is no file '{path}'")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        settings = Settings.from_dict(record["settings"])
-        kernel = path.with_name(record["kernel"]) if record["known_kernel"] else None
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"settings: '{path.name}' holds no settings of a run: {error}") from error
-    return settings, kernel
-
-
 def write(
     outputs: Outputs,
     restoration: "Restoration",
@@ -176,32 +148,12 @@ def write(
     outputs.check(restoration.image.nbytes, overwrite=overwrite)
     axes = restoration.settings.axes or source.axes
     spatial = restoration.settings.spatial
-    size = source.pixel_size.enlarged(restoration.settings.scales(len(spatial)))
-    record = {
-        "napari_dkp": __version__,
-        "source": source.name,
-        "image": outputs.image.name,
-        "kernel": outputs.kernel.name,
-        "known_kernel": restoration.known_kernel,
-        "settings": restoration.settings.to_dict(),
-        "seed": restoration.seed,
-        "device": restoration.device,
-        "seconds": round(restoration.seconds, 3),
-        "stop": restoration.stop.name.lower(),
-        "steps": restoration.steps,
-        "choice": restoration.choice,
-        "notes": list(restoration.notes),
-        "reports": [None if r is None else r.figures() for r in restoration.reports],
-        "residual": _finite_or_none(restoration.history[-1]) if restoration.history else None,
-        "pixel_size": {**size.sizes, "unit": size.unit},
-    }
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-    kernel_axes = looped_axes(axes, spatial) + spatial
+    scales = tuple(restoration.settings.spatial_scales.values())
+    size = source.pixel_size.enlarged(scales)
     written = [outputs.image, outputs.kernel, outputs.settings]
     _save(outputs.image, restoration.image, axes, size, source.channels)
-    _save(outputs.kernel, restoration.kernel, kernel_axes, size)
-    write_text(outputs.settings, text)
+    write_kernel(outputs, restoration.kernel, looped_axes(axes, spatial) + spatial, size)
+    Record.of(restoration).write(outputs, source)
     for path, values, own in (
         (outputs.residual, restoration.residual, source.pixel_size),
         (outputs.uncertainty, restoration.uncertainty, size),
@@ -210,6 +162,19 @@ def write(
             _save(path, values, axes, own, source.channels)
             written.append(path)
     return written
+
+
+def write_kernel(outputs: Outputs, kernel: np.ndarray, axes: str, size: PixelSize) -> None:
+    """Write the kernels of planes; what they replace was agreed to.
+
+    Parameters
+    ----------
+    outputs : where to.
+    kernel : shape (looped axes ..., K, K).
+    axes : of the kernels.
+    size : of their pixels.
+    """
+    _save(outputs.kernel, kernel, axes, size)
 
 
 def _save(
@@ -229,7 +194,3 @@ def _save(
     except BaseException:
         writer.discard()
         raise
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None

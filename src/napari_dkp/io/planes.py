@@ -9,8 +9,9 @@ import numpy as np
 
 from napari_dkp.io.durable import explained
 from napari_dkp.io.journal import Journal, Span
-from napari_dkp.io.layout import Index, Layout
-from napari_dkp.io.names import check_free, move_into_place, remove_partial
+from napari_dkp.io.layout import Layout
+from napari_dkp.io.names import check_free, move_into_place, partial_of, remove_partial
+from napari_dkp.layout import Index
 
 
 class Target(Protocol):
@@ -52,6 +53,11 @@ class PlaneWriter:
         self._overwrite = overwrite
         self._committed = False
         self._lock = Lock()
+
+    @property
+    def folder(self) -> Path:
+        """Where the partial image lies; what else is put there goes with it."""
+        return partial_of(self.path)
 
     @property
     def finished(self) -> frozenset[Index]:

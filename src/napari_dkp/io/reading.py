@@ -7,11 +7,28 @@ from pathlib import Path
 import numpy as np
 
 from napari_dkp.io.lazy import LazyArray
-from napari_dkp.io.ome_zarr import is_zarr, open_zarr
+from napari_dkp.io.ome_zarr import ZARR_ENDINGS, is_zarr, open_zarr
 from napari_dkp.io.picture import Picture, PixelSize, readable, with_our_axes
 from napari_dkp.io.tiff import open_tiff
+from napari_dkp.io.tiff_target import TIFF_ENDINGS
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
+ENDINGS = (*TIFF_ENDINGS, *ZARR_ENDINGS, *PICTURE_ENDINGS)
+
+
+def is_image(path: Path) -> bool:
+    """Tell from its name and kind alone whether `open` may read something."""
+    name = path.name.lower()
+    if path.is_dir():
+        return name.endswith(ZARR_ENDINGS) or is_zarr(path)
+    return name.endswith((*TIFF_ENDINGS, *PICTURE_ENDINGS))
+
+
+def stem(path: Path) -> str:
+    """Return the name of an image without what tells its format."""
+    name = path.name
+    ending = next((e for e in ENDINGS if name.lower().endswith(e)), path.suffix)
+    return name[: len(name) - len(ending)] or name
 
 
 def open(path: str | os.PathLike[str]) -> Picture:

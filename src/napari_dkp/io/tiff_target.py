@@ -14,7 +14,8 @@ import tifffile
 
 from napari_dkp.io.durable import sync
 from napari_dkp.io.journal import Span
-from napari_dkp.io.layout import Index, Layout
+from napari_dkp.io.layout import Layout
+from napari_dkp.layout import Index
 
 OME_TIFF_ENDINGS = (".ome.tif", ".ome.tiff")
 TIFF_ENDINGS = (*OME_TIFF_ENDINGS, ".tif", ".tiff")

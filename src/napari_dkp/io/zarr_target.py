@@ -8,8 +8,9 @@ import numpy as np
 
 from napari_dkp.io.durable import sync, sync_folder
 from napari_dkp.io.journal import Span, span_of
-from napari_dkp.io.layout import Index, Layout
+from napari_dkp.io.layout import Layout
 from napari_dkp.io.ome_zarr import LENGTHS, OURS, load_zarr
+from napari_dkp.layout import Index
 
 _SIDE = 512  # of a chunk, pixels
 _COLOURS = ("FF0000", "00FF00", "0000FF")
