@@ -102,7 +102,7 @@ class Run:
         )
         _checks.not_smaller_than_kernel("image", layout.lr_shape, self._scales, sizes)
         # Neighbouring tiles share what the kernel reaches, and the image beyond as far again.
-        self._overlap = max(
+        self._overlap: int = max(
             math.ceil(_REACH * taps / s) for taps, s in zip(sizes, self._scales, strict=True)
         )
         self._channels = layout.shape[-1] if layout.coloured else 1  # of a plane
