@@ -114,11 +114,11 @@ def test_planes_that_are_done_are_let_go_of(tmp_path):
     path = save(tmp_path / "cells.tif", 8, 24, 20)
     alive = []
     for event in counting([path], tmp_path / "out"):
-        if event.state is not None and event.state.done:
+        if event.state is not None and event.state.done and event.planes in (2, 8):
             del event
             gc.collect()
             alive.append(sum(issubclass(type(each), State) for each in gc.get_objects()))
-    assert max(alive[1:]) <= alive[0] + 1
+    assert alive[1] <= alive[0]
 
 
 @pytest.mark.parametrize(("axes", "shape"), [("CYX", (2, 24, 20)), ("TCZYX", (2, 2, 2, 24, 20))])

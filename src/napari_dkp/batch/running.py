@@ -230,10 +230,10 @@ class Batch:
                 for state in stream:
                     left = pace.left(state.step, state.n_steps, len(self.jobs) - number - 1)
                     yield event(planes=stream.done, state=state, seconds_left=left, note=state.note)
-                stream.finish()
             except (TypeError, ValueError):  # the file is at fault: nothing to go on with
                 stream.discard()
                 raise
+            stream.finish()
             pace.end()
         yield self._ended(number, Outcome.of_record(job.source, job.outputs, "done"))
 
