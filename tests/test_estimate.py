@@ -68,7 +68,7 @@ def test_time_follows_steps_and_planes_and_memory_does_not():
     one = estimate((60, 60), SMALL)
     short = estimate((60, 60), with_(iterations=30), known_kernel=True)
     long = estimate((60, 60), with_(iterations=300), known_kernel=True)
-    stack = estimate((3, 2, 60, 60), with_(axes="TZYX"))
+    stack = estimate((3, 2, 60, 60), with_(axes="TZYX", share_kernel=False))
     assert long.seconds == pytest.approx(10 * short.seconds)
     assert stack.seconds == pytest.approx(6 * one.seconds)
     assert long.memory == stack.memory == one.memory
@@ -195,9 +195,23 @@ def test_large_planes_cost_more():
     assert large.seconds > 6 * small.seconds
 
 
+@pytest.mark.parametrize("method", ["dip", "richardson-lucy"])
+def test_what_planes_share_is_paid_once_per_channel(method):
+    each = with_(method=method, share_kernel=False, iterations=100)
+    shared = replace(each, share_kernel=True)
+    alone = estimate((60, 60), each).seconds
+    assert estimate((60, 60), shared).seconds == pytest.approx(alone)
+    few, many = (estimate((n, 60, 60), shared).seconds for n in (24, 48))
+    assert many < 0.4 * 48 * alone
+    assert few < many < 2 * few
+    channels = estimate((2, 24, 60, 60), replace(shared, axes="CTYX")).seconds
+    assert channels == pytest.approx(2 * few)
+
+
 def test_axes_tell_planes_from_channels():
     rgb = estimate((60, 60, 3), SMALL)  # guessed: one plane of three channels
-    looped = estimate((3, 60, 60), SMALL)  # guessed: three planes
+    apart = with_(share_kernel=False)
+    looped = estimate((3, 60, 60), apart)  # guessed: three planes
     assert looped.seconds == pytest.approx(3 * estimate((60, 60), SMALL).seconds)
     assert rgb.seconds < looped.seconds
     assert estimate((60, 60, 3), with_(axes="YXC")) == rgb

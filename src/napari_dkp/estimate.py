@@ -20,6 +20,8 @@ from napari_dkp.noise import Noise
 from napari_dkp.plane import (
     Parts,
     kernel_every,
+    likely_steps,
+    planes_together,
     search_rounds,
     standing_after,
     trial_steps,
@@ -70,7 +72,9 @@ def estimate(
     axes = settings.axes or guess_axes(lr_shape)
     spatial = tuple(lr_shape[axes.index(letter)] for letter in "YX")
     channels = lr_shape[-1] if is_coloured(axes) else 1
-    planes = math.prod(lr_shape[axes.index(letter)] for letter in looped_axes(axes))
+    looped = {letter: lr_shape[axes.index(letter)] for letter in looped_axes(axes)}
+    groups = looped.pop("C", 1)
+    planes = math.prod(looped.values())
     model = Degradation(
         spatial, settings.scales(2), settings.kernel_sizes(2), settings.phase, settings.boundary
     )
@@ -86,15 +90,27 @@ def estimate(
     )
     count = Counts.of(settings, known_kernel=known_kernel)
     samples = min(math.prod(spatial), count.max_sites)
+    image_seconds = probe.image_seconds * larger
+    blind = (
+        count.warm_ups * probe.warm_up_seconds
+        + count.updates * probe.kernel_seconds * max(1.0, samples / probe.sites)
+        + count.search_steps * probe.search_seconds * larger
+        + count.trial_steps * probe.image_seconds * tried
+    )
+    alone = blind + count.steps * image_seconds
+    if not settings.share_kernel or planes == 1:
+        seconds = planes * alone
+    else:
+        together = planes_together(settings, channels)
+        blocks = math.ceil(planes / together)
+        # Of a network that makes several images, most is paid once.
+        block = 1 + _ANOTHER_IMAGE * (min(together, planes) - 1)
+        if blocks == 1:
+            seconds = blind + count.steps * image_seconds * block
+        else:
+            seconds = alone + blocks * likely_steps(settings) * image_seconds * block
     return Estimate(
-        seconds=planes
-        * (
-            count.warm_ups * probe.warm_up_seconds
-            + count.updates * probe.kernel_seconds * max(1.0, samples / probe.sites)
-            + count.search_steps * probe.search_seconds * larger
-            + count.steps * probe.image_seconds * larger
-            + count.trial_steps * probe.image_seconds * tried
-        ),
+        seconds=groups * seconds,
         memory=_memory(probe, settings, channels, pixels, larger),
     )
 
@@ -235,6 +251,8 @@ _COUNTING_BYTES = 550
 # Of each pixel of an image that a diffusion model sees, as measured: x_t in colours, before and
 # after, with their temporaries.
 _DIFFUSED_BYTES = 400
+# Of a step on one image, what each further one costs that the same network makes.
+_ANOTHER_IMAGE = 0.15
 _PROBE_SIDE = 128
 _PROBE_WARM_UP = 3
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.

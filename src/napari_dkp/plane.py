@@ -459,6 +459,19 @@ def likely_steps(settings: Settings, plan: Plan | None = None) -> int:
     return own_steps(settings, plan)
 
 
+def planes_together(settings: Settings, channels: int) -> int:
+    """Return how many planes are restored at once: as outputs of one network, for little more.
+
+    Parameters
+    ----------
+    settings : resolved settings.
+    channels : colours of a plane.
+    """
+    if settings.method != "dip" or settings.preset == "paper":
+        return 1
+    return max(1, _OUTPUTS // channels)
+
+
 def bytes_per_pixel(settings: Settings, channels: int) -> float:
     """Return the memory that a restoration takes per pixel of the restored plane, roughly."""
     if settings.method == "richardson-lucy":
@@ -473,6 +486,8 @@ def bytes_per_pixel(settings: Settings, channels: int) -> float:
 # Whose mean is taken for what trials leave of a family.
 _VOLUME_KERNELS = 32
 _COUNTING_ROUNDS = (Round(20, 5, 5),)
+# Images that a network makes at once.
+_OUTPUTS = 12
 # Steps of most routes.
 _USUAL_ROUTE = 24
 # Of penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.

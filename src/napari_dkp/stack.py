@@ -23,7 +23,7 @@ from napari_dkp.diffusion import loading
 from napari_dkp.intensity import Scaling
 from napari_dkp.layout import Index, Layout
 from napari_dkp.plan import Plan
-from napari_dkp.plane import bytes_per_pixel, likely_steps, planned_steps
+from napari_dkp.plane import bytes_per_pixel, likely_steps, planes_together, planned_steps
 from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 from napari_dkp.tiling import Tiling
@@ -241,18 +241,12 @@ class Run:
         for channel, members in groupby(by_channel, self.layout.channel):
             planes = list(members)
             shared = self.settings.share_kernel and len(planes) > 1
-            size = self._together() if shared else 1
+            size = planes_together(self.settings, self._channels) if shared else 1
             blocks = [planes[i : i + size] for i in range(0, len(planes), size)]
             # Of a known kernel only a route is left to be found.
             piloted = shared and len(blocks) > 1 and (photons or self._kernel is None)
             groups.append(_Group(channel, blocks, piloted, planes))
         return groups
-
-    def _together(self) -> int:
-        """Return how many planes are restored at once: as outputs of one network, for its cost."""
-        if self.settings.method != "dip" or self.settings.preset == "paper":
-            return 1
-        return max(1, _OUTPUTS // self._channels)
 
     def _planned(self, group: "_Group") -> int:
         """Return the image steps that a group probably takes."""
@@ -294,7 +288,7 @@ class Run:
         if self.settings.boundary == "circular":
             return whole  # a tile cannot wrap: what does not fit goes to the CPU
         shared = self.settings.share_kernel and self.n_planes > 1
-        planes = min(self._together(), self.n_planes) if shared else 1
+        planes = min(planes_together(self.settings, self._channels), self.n_planes) if shared else 1
         each = bytes_per_pixel(self.settings, planes * self._channels)
         pixels = math.prod(self._model.domain_shape)
         if each * pixels <= _SURELY_FREE:
@@ -579,8 +573,6 @@ class _Running:
 
 # Neighbouring tiles share so many times what a kernel spans.
 _REACH = 2.0
-# Images that a network makes at once.
-_OUTPUTS = 12
 # Bytes that are not worth to look whether they are free, and the share of those free to be taken.
 _SURELY_FREE = 2**30
 _SHARE_OF_MEMORY = 0.6
