@@ -80,7 +80,17 @@ def estimate(
     )
     pixels = math.prod(model.domain_shape)
     probe = _probe(
-        replace(settings, axes=None, iterations=10, seed=0, preset="balanced"),
+        # What makes no difference to a step makes none to what is remembered.
+        replace(
+            settings,
+            axes=None,
+            iterations=10,
+            seed=0,
+            preset="balanced",
+            share_kernel=True,
+            tile=None,
+            optics=None,
+        ),
         channels,
         str(resolve_device(device or settings.device)),
     )
