@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import torch
 
+from napari_dkp import memory
 from napari_dkp.config import Settings
 from napari_dkp.layout import Index, Layout
 from napari_dkp.plan import Plan
@@ -38,14 +39,14 @@ class Job:
     dtype: np.dtype
     kernel: np.ndarray | None
 
-    def run(self, numbers: Sequence[int], planes: Any, memory: int | None) -> Run:
+    def run(self, numbers: Sequence[int], planes: Any, room: int | None) -> Run:
         """Return the run of which a task is a part.
 
         Parameters
         ----------
         numbers : of the planes that are at hand, as the layout counts them.
         planes : these, each with all axes of the image; or an array that has all of them.
-        memory : bytes that may be taken.
+        room : bytes of memory that may be taken.
         """
         image = planes
         if isinstance(planes, list):
@@ -53,7 +54,7 @@ class Job:
             only = self.layout.where((0,) * len(self.layout.looped))
             at_hand = {i: plane[only] for i, plane in zip(indices, planes, strict=True)}
             image = _SomePlanes(self.layout.shape, self.dtype, at_hand)
-        return Run(image, self.settings, self.kernel, keep=False, memory=memory)
+        return Run(image, self.settings, self.kernel, keep=False, memory=room)
 
 
 class Restored(NamedTuple):
@@ -77,8 +78,8 @@ def find_plan(job: Job, channel: int, numbers: list[int], planes: Any) -> Plan |
     job, numbers, planes : see `Job.run`.
     channel : to find it for.
     """
-    with _turn() as memory:
-        return job.run(numbers, planes, memory).find_plan(channel)
+    with _turn() as room:
+        return job.run(numbers, planes, room).find_plan(channel)
 
 
 def restore_planes(
@@ -92,8 +93,8 @@ def restore_planes(
     channel : of these planes.
     plan : of their channel; None where they have none.
     """
-    with _turn() as memory:
-        run = job.run(numbers, planes, memory)
+    with _turn() as room:
+        run = job.run(numbers, planes, room)
         run.plans[channel] = plan
         indices = [run.layout.planes[number] for number in numbers]
         found = {}
@@ -146,10 +147,14 @@ def _turn() -> Iterator[int | None]:
     """
     with _lock:
         worker = _worker()
+        if worker is None:
+            yield None
+            return
         threads = torch.get_num_threads()
-        torch.set_num_threads(threads if worker is None else worker.state.nthreads)
+        torch.set_num_threads(worker.state.nthreads)
         try:
-            yield None if worker is None else _left(worker.memory_manager.memory_limit)
+            with memory.untrimmed():
+                yield _left(worker.memory_manager.memory_limit)
         finally:
             torch.set_num_threads(threads)
 
