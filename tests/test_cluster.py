@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from threading import Lock
 from types import SimpleNamespace
+from unittest import mock
 
 import dask
 import dask.array as da
@@ -99,6 +100,15 @@ def test_every_layout_gives_what_restore_gives(axes, shape, method, scheduler):
     with dask.config.set(scheduler=scheduler):
         lazy = restore_dask(image, **settings, return_kernels=True)
         assert_same(*lazy, restore(image, **settings))
+
+
+def test_volumes_are_restored_one_by_one():
+    image = picture(2, 5, 9, 12)
+    settings = COUNTED | {"axes": "TZYX", "volume": True, "scale": 1, "kernel_size": 3}
+    restored, kernels = restore_dask(image, **settings, return_kernels=True)
+    assert restored.numblocks == (2, 1, 1, 1)
+    assert kernels.shape == (2, 3, 3, 3)
+    assert_same(restored, kernels, restore(image, **settings))
 
 
 def test_planes_that_are_fitted_together_are_one_task():
@@ -267,6 +277,7 @@ def test_a_task_has_the_threads_of_its_worker(worker, monkeypatch):
 
 def test_tiles_are_as_large_as_the_memory_of_the_worker_allows(worker, monkeypatch):
     monkeypatch.setattr(stack, "_SURELY_FREE", 0)
+    worker.state.nthreads = 1
     tiles = []
     iterate = stack.Run.iterate
     monkeypatch.setattr(
@@ -359,6 +370,7 @@ def test_without_dask_it_is_said_what_to_install():
 def client(tmp_path):
     """Two workers, each a process, with a thread each."""
     with (
+        mock.patch.dict(os.environ),  # in which it leaves what it starts workers with
         dask.config.set({"temporary-directory": str(tmp_path), "scheduler": None}),
         LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
