@@ -52,6 +52,41 @@ def test_what_is_kept_is_not_cleared_again():
     assert in_fresh_process(cleared_while_kept) < 10
 
 
+def cleared_where_a_worker_trims() -> tuple[float, float, float]:
+    def some() -> float:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.ones(8 * MIB, dtype=torch.uint8)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * PAGE / (8 * MIB)
+
+    import resource  # not on Windows
+
+    before = some()
+    with memory.untrimmed():
+        some()  # until there is room
+        within = some()
+    return before, within, some()
+
+
+@glibc
+def test_a_worker_that_trims_does_not_while_it_is_told_to(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    before, within, after = in_fresh_process(cleared_where_a_worker_trims)
+    assert before > 15
+    assert within < 5
+    assert after > 15
+
+
+@glibc
+def test_where_nothing_trims_nothing_is_told(monkeypatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    told = []
+    monkeypatch.setattr(memory, "_set", lambda library, values: told.append(values))
+    with memory.untrimmed():
+        pass
+    assert told == []
+
+
 @glibc
 def test_blocks_that_are_not_large_change_nothing():
     with memory.kept(32 * MIB - 1):

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from napari_dkp.api import iter_restore as iter_restore
     from napari_dkp.api import restore as restore
     from napari_dkp.batch import Batch as Batch
+    from napari_dkp.cluster import restore_dask as restore_dask
     from napari_dkp.config import DiffusionConfig as DiffusionConfig
     from napari_dkp.config import DIPConfig as DIPConfig
     from napari_dkp.config import NoiseConfig as NoiseConfig
@@ -40,6 +41,7 @@ _HOME = {
     "degrade": "degradation",
     "iter_restore": "api",
     "restore": "api",
+    "restore_dask": "cluster",
     "restore_layer": "_napari.layers",
 }
 

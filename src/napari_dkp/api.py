@@ -153,7 +153,7 @@ def restore(
     return run.result()
 
 
-def _spell_out(function: Callable[..., object], like: Callable[..., object]) -> None:
+def spell_out(function: Callable[..., object], like: Callable[..., object]) -> None:
     """Show the keywords of `like` in place of a function's **settings, to help() and completion."""
     own = inspect.signature(function)
     shown = dict(inspect.signature(like).parameters)
@@ -163,4 +163,4 @@ def _spell_out(function: Callable[..., object], like: Callable[..., object]) -> 
     vars(function)["__signature__"] = own.replace(parameters=list(shown.values()))
 
 
-_spell_out(restore, like=iter_restore)
+spell_out(restore, like=iter_restore)

@@ -15,6 +15,9 @@ from threading import RLock
 _MIB = 2**20
 # Largest block that glibc ever takes from memory it keeps.
 _MAPPED_FROM = 32 * _MIB
+# Smallest block that glibc maps on its own until it raises that.
+_MAPPED_AT_FIRST = 128 * 1024
+_TRIM_VARIABLE = "MALLOC_TRIM_THRESHOLD_"
 
 # Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
@@ -55,6 +58,26 @@ def kept(largest: int) -> Iterator[None]:
         yield
     finally:
         _leave(library)
+
+
+@contextmanager
+def untrimmed() -> Iterator[None]:
+    """Let glibc keep freed memory as it usually does, though the environment has it trim at once.
+
+    That is how dask starts its workers, where it doubles the time of a step of 512² pixels and
+    more. At the end it trims, and goes on to.
+    """
+    threshold = os.environ.get(_TRIM_VARIABLE, "")
+    if not threshold.isdecimal() or libc_ver()[0] != "glibc":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    _set(library, _USUAL)
+    try:
+        yield
+    finally:
+        _set(library, {_TRIM_THRESHOLD: int(threshold), _MMAP_THRESHOLD: _MAPPED_AT_FIRST})
+        library.malloc_trim(0)
 
 
 # A run that is collected in here leaves its context here.

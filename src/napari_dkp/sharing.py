@@ -42,8 +42,7 @@ def pieces(
     smallest = max(_SMALLEST, least_side ** len(lr_shape))
     count = min(max(size // smallest, 1), _MOST)
     side = max(int(round((size / count) ** (1 / len(lr_shape)), 6)), least_side)
-    looked_at = np.unique(np.linspace(0, len(planes) - 1, _LOOKED_AT, dtype=int))
-    found = [_of_plane(read(planes[number]), side, count) for number in looked_at]
+    found = [_of_plane(read(index), side, count) for index in looked_at(planes)]
     # The best of every plane first, then their second best.
     ranked = sorted(
         (rank, -piece.contrast, number)
@@ -51,6 +50,12 @@ def pieces(
         for rank, piece in enumerate(some)
     )
     return [found[number][rank].values for rank, _, number in ranked[:count]]
+
+
+def looked_at(planes: Sequence[Index]) -> list[Index]:
+    """Return the planes, evenly spread, among which `pieces` are sought."""
+    numbers = np.unique(np.linspace(0, len(planes) - 1, _LOOKED_AT, dtype=int))
+    return [planes[number] for number in numbers]
 
 
 def _of_plane(plane: np.ndarray, side: int, count: int) -> list[_Piece]:

@@ -49,6 +49,7 @@ class Run:
     kernel : known PSF in HR pixels, shape (K, K); the run is then non-blind.
     keep : hold all planes until the end, for `result`. False leaves them to who takes the states
         that are `done`: memory then does not grow with the number of planes.
+    memory : bytes that this run may take of the CPU's memory; None for what is free.
 
     Attributes
     ----------
@@ -57,7 +58,8 @@ class Run:
     choice : in words, what "auto" took for this image and why; empty where nothing was "auto".
     device : torch.device in use.
     n_planes, n_steps : planes, and image steps over all of them, as far as is known.
-    plans : what was found in common, per channel.
+    groups : planes that have something in common, channel after channel.
+    plans : what was found in common, per channel; None where its planes are without contrast.
     notes : what was done otherwise than planned.
 
     Raises
@@ -73,13 +75,15 @@ class Run:
         kernel: np.ndarray | None = None,
         *,
         keep: bool = True,
+        memory: int | None = None,
     ) -> None:
-        image = _as_array(image)
+        image = as_array(image)
         _checks.real_dtype("image", np.dtype(image.dtype))
         self.layout = layout = Layout.of(image, settings.axes, settings.spatial)
         self.device = resolve_device(settings.device)
         self._image = image
         self._keep = keep
+        self._memory = memory
         self.n_planes = len(layout.planes)
         self._check_values()
         choice = choose(
@@ -97,7 +101,7 @@ class Run:
         self._scales = self.settings.scales(ndim)
         self._kernel: np.ndarray | None = None
         if kernel is not None:
-            self._kernel = _checks.psf("kernel", _as_array(kernel), ndim)
+            self._kernel = _checks.psf("kernel", as_array(kernel), ndim)
         sizes = self._kernel_sizes() if self._kernel is None else self._kernel.shape
         self._model = Degradation(
             layout.lr_shape, self._scales, sizes, self.settings.phase, self.settings.boundary
@@ -109,8 +113,8 @@ class Run:
         )
         self._channels = layout.shape[-1] if layout.coloured else 1  # of a plane
         self._set_side(self._affordable_side())
-        self._groups = self._grouped()
-        self.plans: dict[int, Plan] = {}
+        self.groups = self._grouped()
+        self.plans: dict[int, Plan | None] = {}
         self._steps = 0
         self._reset()
 
@@ -132,6 +136,11 @@ class Run:
         """Shape of a restored plane, axes as in the image."""
         pairs = zip(self.shape, self.layout.axes, strict=True)
         return tuple(n for n, axis in pairs if axis not in self.layout.looped)
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Taps of a kernel along each spatial axis."""
+        return self._model.kernel_shape
 
     def __iter__(self) -> States:
         """Run from the start; yield a state per image step."""
@@ -159,6 +168,23 @@ class Run:
             yield state
             if self._keep and state.done:
                 self._states[state.plane] = replace(state)  # which fetches its arrays
+
+    def find_plan(self, channel: int) -> Plan | None:
+        """Find what the planes of a channel have in common, and keep it in `plans`.
+
+        Of the image it reads what `sharing.looked_at` names.
+
+        Raises
+        ------
+        ValueError
+            If that channel has no such planes.
+        """
+        for group in self.groups:
+            if group.channel == channel and group.piloted:
+                for _ in self._find(group):
+                    pass
+                return self.plans[channel]
+        raise ValueError(f"channel: expected one whose planes share a plan; got {channel}")
 
     def result(self) -> Restoration:
         """Return what there is: also of a run that was stopped.
@@ -229,11 +255,11 @@ class Run:
         self._planes_left = 0
         # Steps of what is done, and probable ones of what comes after what is under way.
         self._steps_before = self._steps_after = 0
-        self.n_steps = sum(self._planned(group) for group in self._groups)
+        self.n_steps = sum(self._planned(group) for group in self.groups)
 
     # What there is to do
 
-    def _grouped(self) -> list["_Group"]:
+    def _grouped(self) -> list["Group"]:
         """Return the planes that have something in common, channel after channel."""
         photons = self.settings.method == "richardson-lucy"
         groups = []
@@ -245,10 +271,10 @@ class Run:
             blocks = [planes[i : i + size] for i in range(0, len(planes), size)]
             # Of a known kernel only a route is left to be found.
             piloted = shared and len(blocks) > 1 and (photons or self._kernel is None)
-            groups.append(_Group(channel, blocks, piloted, planes))
+            groups.append(Group(channel, blocks, piloted, planes))
         return groups
 
-    def _planned(self, group: "_Group") -> int:
+    def _planned(self, group: "Group") -> int:
         """Return the image steps that a group probably takes."""
         plan = self.plans.get(group.channel)
         if plan is not None:
@@ -293,7 +319,10 @@ class Run:
         pixels = math.prod(self._model.domain_shape)
         if each * pixels <= _SURELY_FREE:
             return whole
-        room = _SHARE_OF_MEMORY * free_memory(self.device)
+        free = free_memory(self.device)
+        if self._memory is not None and self.device.type == "cpu":
+            free = min(free, self._memory)
+        room = _SHARE_OF_MEMORY * free
         if each * pixels <= room:
             return whole
         beyond = max(self._model.kernel_shape)
@@ -340,23 +369,24 @@ class Run:
     # Doing it
 
     def _all(self, done: frozenset[Index]) -> States:
-        groups = [group.without(done) for group in self._groups]
+        groups = [group.without(done) for group in self.groups]
         self._planes_left = sum(len(block) for group in groups for block in group.blocks)
         for number, group in enumerate(groups):
             later = sum(map(self._planned, groups[number + 1 :]))
-            plan = self.plans.get(group.channel) or self._given
             if group.blocks and group.piloted and group.channel not in self.plans:
                 self._steps_after = later + len(group.blocks) * self._likely(True)
-                pilot = partial(self._pilot, group.planes, group.blocks[0][0])
-                plan = yield from self._within_memory(pilot)
-                if plan is not None:
-                    self.plans[group.channel] = plan
+                yield from self._find(group)
+            plan = self.plans.get(group.channel) or self._given
             for position, block in enumerate(group.blocks, 1):
                 each = self._likely(False)
                 if group.piloted and plan is not None:
                     each = len(self._tiling) * planned_steps(self.settings, plan)
                 self._steps_after = later + (len(group.blocks) - position) * each
                 yield from self._restore(block, plan)
+
+    def _find(self, group: "Group") -> States:
+        pilot = partial(self._pilot, group.planes, group.blocks[0][0])
+        self.plans[group.channel] = yield from self._within_memory(pilot)
 
     def _pilot(
         self, planes: list[Index], shown: Index
@@ -541,7 +571,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Planes that have a kernel in common, or one plane.
 
     Attributes
@@ -557,7 +587,7 @@ class _Group:
     piloted: bool
     planes: list[Index]
 
-    def without(self, done: frozenset[Index]) -> "_Group":
+    def without(self, done: frozenset[Index]) -> "Group":
         """Return the group less the blocks all of whose planes are done."""
         return replace(self, blocks=[each for each in self.blocks if not done.issuperset(each)])
 
@@ -610,7 +640,7 @@ def _sealed(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _as_array(image: Any) -> Any:
+def as_array(image: Any) -> Any:
     """Return something with shape, dtype and slicing; lazy arrays stay lazy."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
