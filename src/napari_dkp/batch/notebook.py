@@ -24,14 +24,14 @@ class Findings:
     settings : resolved, with the tiles that memory allowed.
     choice, device : of the run.
     notes : of it, and of those that it goes on from.
-    plans : per channel.
+    plans : per channel; None where its planes are without contrast.
     """
 
     settings: Settings
     choice: str
     device: str
     notes: tuple[str, ...]
-    plans: Mapping[int, Plan]
+    plans: Mapping[int, Plan | None]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values only."""
@@ -40,7 +40,9 @@ class Findings:
             "choice": self.choice,
             "device": self.device,
             "notes": self.notes,
-            "plans": {str(channel): plan.to_dict() for channel, plan in self.plans.items()},
+            "plans": {
+                str(channel): plan and plan.to_dict() for channel, plan in self.plans.items()
+            },
         }
 
     @classmethod
@@ -52,7 +54,7 @@ class Findings:
             choice=values["choice"],
             device=values["device"],
             notes=tuple(values["notes"]),
-            plans={int(channel): Plan.from_dict(plan) for channel, plan in plans},
+            plans={int(channel): plan and Plan.from_dict(plan) for channel, plan in plans},
         )
 
 
