@@ -32,14 +32,14 @@ def main() -> None:
     window = inspector.parentWidget()
     window.resizeDocks([dock, inspector], [620, 340], Qt.Orientation.Vertical)
     widget.image.choose(source)
-    widget.basic.editors["preset"].set_value(options.preset)
-    widget.basic.editors["kernel_family"].set_value(options.blur)
+    widget.form.basic.editors["preset"].set_value(options.preset)
+    widget.form.basic.editors["kernel_family"].set_value(options.blur)
     if options.iterations is not None:
-        widget.advanced.editors["iterations"].set_value(options.iterations)
+        widget.form.advanced.editors["iterations"].set_value(options.iterations)
 
     QTest.qWait(5000)
     widget.restore()
-    while widget.restore_button.isEnabled() is False:
+    while widget.panel.restore.isEnabled() is False:
         QTest.qWait(200)
     QTest.qWait(2000)
     for layer in viewer.layers:

@@ -200,8 +200,9 @@ class Run:
         if not self._states:
             raise ValueError("result: expected a run of at least one step that keeps its planes")
         latest = next(reversed(self._states.values()))
-        if self._running is not None:
-            self._take_running(self._running)
+        for state in self.unfinished():
+            if state.plane not in self._states or not self._states[state.plane].done:
+                self._states[state.plane] = state
         states = [self._states.get(index) for index in self.layout.planes]
         planes = [
             self._interpolated(index) if state is None else state.image
@@ -231,16 +232,31 @@ class Run:
             uncertainty=self._map([None if r is None else r.uncertainty for r in reports]),
         )
 
-    def _take_running(self, running: "_Running") -> None:
-        """Take up planes that are restored together with the one that states show."""
+    def unfinished(self) -> States:
+        """Yield what the planes at work have come to: of those restored together, states show one.
+
+        Some of them may have been handed out as done.
+        """
+        running = self._running
+        if running is None:
+            return
         for number, index in enumerate(running.indices):
-            state = self._states.get(index)
-            if state is None or not state.done:
-                image, kernel = _fetched(running.state, running.block, number, self.layout)
-                shown = self._states[running.indices[0]]
-                self._states[index] = replace(
-                    shown, image=image, kernel=kernel, plane=index, report=None, done=False
-                )
+            yield Unfetched.of(
+                partial(_fetched, running.state, running.block, number, self.layout),
+                step=self._steps,
+                n_steps=self.n_steps,
+                loss=running.state.loss,
+                residual=running.block.scaling.range * running.state.residual,
+                stop=Stop.RUNNING,
+                plane=index,
+                searching=running.state.searching,
+                report=None,
+                done=False,
+                note="",
+                own_step=running.state.step,
+                own_steps=running.state.n_steps,
+                together=len(running.indices),
+            )
 
     def _reset(self) -> None:
         self._states: dict[Index, State[np.ndarray]] = {}
@@ -453,7 +469,7 @@ class Run:
             self._running = _Running(list(planes), block, state)
             fetch = partial(_fetched, state, block, 0, self.layout)
             if state.stop is Stop.RUNNING:
-                yield self._state(state, fetch, first, scale)
+                yield self._state(state, fetch, first, scale, together=len(planes))
         self._diverged |= state.stop is Stop.DIVERGED
         reports = block.reports(state.kernel)
         for number, (index, report) in enumerate(zip(planes, reports, strict=True)):
@@ -465,6 +481,7 @@ class Run:
                 stop=self._stop(),
                 report=self._as_seen(report, block.scaling),
                 done=True,
+                together=len(planes),
             )
         self._running = None
         self._steps_before += len(tiling) * planned_steps(self.settings, plan)
@@ -483,6 +500,7 @@ class Run:
         stop: Stop = Stop.RUNNING,
         report: Report | None = None,
         done: bool = False,
+        together: int = 1,
     ) -> State[np.ndarray]:
         """Return a state of the run from one of a block."""
         self.n_steps = self._steps_before + state.n_steps + self._steps_after
@@ -499,6 +517,9 @@ class Run:
             report=report,
             done=done,
             note=note,
+            own_step=state.step,
+            own_steps=state.n_steps,
+            together=together,
         )
 
     def _as_it_was(self, index: Index) -> State[np.ndarray]:
@@ -520,6 +541,8 @@ class Run:
             stop=self._stop(),
             plane=index,
             done=True,
+            own_step=1,
+            own_steps=1,
         )
 
     def _stop(self) -> Stop:

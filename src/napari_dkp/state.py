@@ -50,6 +50,9 @@ class State(Generic[Array]):
     done : True with the last state of a plane. Where planes are restored together, each has one,
         after the same step.
     note : what a user should know of how the run goes on; mostly empty.
+    own_step, own_steps : the same as `step` and `n_steps`, but of the planes at work, or of the
+        search in pieces of planes.
+    together : planes that are restored at once, as many as this step is of.
     """
 
     step: int
@@ -64,6 +67,9 @@ class State(Generic[Array]):
     report: "Report | None" = None
     done: bool = False
     note: str = ""
+    own_step: int = 0
+    own_steps: int = 0
+    together: int = 1
 
 
 class Unfetched(State[Array]):

@@ -1,12 +1,13 @@
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from napari_dkp.layout import looped_axes
+from napari_dkp.layout import Layout
 from napari_dkp.report import Report
-from napari_dkp.state import Restoration, State, Stop
+from napari_dkp.state import State, Stop
 
 
 class FakeRun:
@@ -19,89 +20,87 @@ class FakeRun:
     search_steps = 0
     fail_at: int | None = None
     note = ""
+    together = 1
+    counts_photons = True
     error: BaseException = RuntimeError("broken")
     report = Report(3.5, (3.2, 3.8), 4.0, 3.4, 0.98, -0.02)
     runs: ClassVar[list["FakeRun"]] = []
 
-    def __init__(self, image, settings, kernel=None):
+    def __init__(self, image, settings, kernel=None, *, keep=True):
+        assert not keep, "planes are kept in the layer alone"
         self.image, self.given = np.asarray(image), kernel
         self.settings = settings.resolve()
-        self.device = "cpu"
+        self.device, self.choice, self.notes = "cpu", "", []
         self.closed = False
-        axes = self.settings.axes
-        self.looped = [axes.index(axis) for axis in looped_axes(axes)]
-        self.n_planes = int(np.prod([self.image.shape[i] for i in self.looped], dtype=int))
-        self.steps_per_plane = self.search_steps + self.settings.iterations
-        self.n_steps = self.steps_per_plane * self.n_planes
+        self.layout = Layout.of(self.image, self.settings.axes, self.settings.spatial)
+        self.blocks = [
+            self.layout.planes[i : i + self.together]
+            for i in range(0, len(self.layout.planes), self.together)
+        ]
+        self.own_steps = self.search_steps + self.settings.iterations
+        self.n_steps = self.own_steps * len(self.blocks)
         self.done = 0
-        sizes = self.settings.kernel_sizes(2)
-        values = np.exp(-(((np.indices(sizes) - sizes[0] // 2) / 2.0) ** 2).sum(0))
+        ndim = len(self.settings.spatial)
+        sizes = self.settings.kernel_sizes(ndim)
+        centre = np.reshape(sizes, (-1,) + (1,) * ndim) // 2
+        values = np.exp(-(((np.indices(sizes) - centre) / 2.0) ** 2).sum(0))
         self.kernel = (values / values.sum() if kernel is None else kernel).astype(np.float32)
         enlarged = self.image.astype(np.float32)
-        for axis, factor in zip("YX", self.settings.scales(2), strict=True):
-            enlarged = enlarged.repeat(factor, axes.index(axis))
+        for axis, factor in zip(self.settings.spatial, self.settings.scales(ndim), strict=True):
+            enlarged = enlarged.repeat(factor, self.settings.axes.index(axis))
         self.enlarged = enlarged
         type(self).runs.append(self)
 
     def __iter__(self):
-        planes = self.planes()
         try:
-            for step in range(1, self.n_steps + 1):
-                time.sleep(self.delay)
-                if step == self.fail_at:
-                    raise self.error
-                plane = planes[(step - 1) // self.steps_per_plane]
-                self.done = step
-                stop = Stop.COMPLETED if step == self.n_steps else Stop.RUNNING
-                yield State(
-                    step=step,
-                    n_steps=self.n_steps,
-                    image=self.enlarged[self.where(plane)],
-                    kernel=self.kernel,
-                    loss=1 / step,
-                    residual=1 / step,
-                    stop=stop,
-                    plane=plane,
-                    searching=(step - 1) % self.steps_per_plane < self.search_steps,
-                    done=step % self.steps_per_plane == 0,
-                    note=self.note if step == 1 else "",
-                )
+            for block in self.blocks:
+                yield from self.restored(block)
         finally:
             self.closed = True
 
-    def planes(self):
-        return list(np.ndindex(*[self.image.shape[i] for i in self.looped]))
+    def restored(self, block):
+        self.at_work = block
+        for own in range(1, self.own_steps + 1):
+            time.sleep(self.delay)
+            if self.done + 1 == self.fail_at:
+                raise self.error
+            self.done += 1
+            if self.note and self.done == 1:
+                self.notes.append(self.note)
+            last = own == self.own_steps
+            for plane in block if last else block[:1]:
+                yield self.state(plane, own, done=last)
 
-    def where(self, plane):
-        index = [slice(None)] * self.image.ndim
-        for position, number in zip(self.looped, plane, strict=True):
-            index[position] = number
-        return tuple(index)
-
-    def result(self):
-        looped = [self.image.shape[i] for i in self.looped]
-        n_done = self.done // self.steps_per_plane
-        residual = uncertainty = None
-        if self.settings.diagnostics and n_done:
-            residual, uncertainty = self.image.astype(np.float32) - 50, self.enlarged / 10
-            for plane in self.planes()[n_done:]:
-                residual[self.where(plane)] = uncertainty[self.where(plane)] = np.nan
-        return Restoration(
-            image=self.enlarged,
-            kernel=np.broadcast_to(self.kernel, (*looped, *self.kernel.shape)),
-            settings=self.settings,
-            seed=self.settings.seed,
-            device="cpu",
-            seconds=0.5,
-            stop=Stop.COMPLETED if self.done == self.n_steps else Stop.CANCELLED,
-            history=tuple(1 / step for step in range(1, self.done + 1)),
-            steps=self.done,
-            known_kernel=self.given is not None,
-            notes=(self.note,) if self.note else (),
-            reports=tuple(self.report if i < n_done else None for i in range(self.n_planes)),
-            residual=residual,
-            uncertainty=uncertainty,
+    def state(self, plane, own, *, done=False):
+        complete = done and plane == self.layout.planes[-1]
+        return State(
+            step=self.done,
+            n_steps=self.n_steps,
+            image=self.enlarged[self.layout.where(plane)],
+            kernel=self.kernel,
+            loss=1 / self.done,
+            residual=1 / self.done,
+            stop=Stop.COMPLETED if complete else Stop.RUNNING,
+            plane=plane,
+            searching=own <= self.search_steps,
+            report=self.reported(plane) if done else None,
+            done=done,
+            note=self.note if self.done == 1 else "",
+            own_step=own,
+            own_steps=self.own_steps,
+            together=len(self.at_work),
         )
+
+    def reported(self, plane):
+        if not self.settings.diagnostics:
+            return self.report
+        where = self.layout.where(plane)
+        residual = self.image[where].astype(np.float32) - 50
+        uncertainty = self.enlarged[where] / 10 if self.counts_photons else None
+        return replace(self.report, residual=residual, uncertainty=uncertainty)
+
+    def unfinished(self):
+        return (self.state(plane, self.done % self.own_steps) for plane in self.at_work)
 
 
 @pytest.fixture
@@ -150,5 +149,5 @@ def restorer(make_napari_viewer, fake_run, idle, no_appraisal):
     viewer.add_image(values, name="cells", scale=(0.5, 0.5), units=("um", "um"))
     widget = RestoreWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Restore")
-    widget.advanced.editors["iterations"].set_value(5)
+    widget.form.advanced.editors["iterations"].set_value(5)
     return viewer, widget

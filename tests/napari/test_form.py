@@ -110,7 +110,7 @@ def test_what_is_not_known_makes_no_config(qtbot, config):
 def test_half_known_optics_count_as_unknown(qtbot):
     form = Form(OpticsConfig)
     qtbot.addWidget(form)
-    form.editors["wavelength"].setValue(525)
+    form.editors["wavelength"].set_value(525)
     form.editors["pixel_size"].setValue(60)
     assert form.config() is None
     assert form.editors["numerical_aperture"].text() == "unknown"

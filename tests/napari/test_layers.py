@@ -133,14 +133,13 @@ def test_rgb_keeps_its_type_and_alpha(fake_run):
 
 
 def test_rgb_outside_its_range_is_clipped_not_wrapped(fake_run, monkeypatch):
-    result = fake_run.result
-    shifted = lambda run: dkp.Restoration(  # noqa: E731
-        **{
-            f: getattr(result(run), f) for f in dkp.Restoration.__dataclass_fields__ if f != "image"
-        },
-        image=result(run).image + 100.6,
-    )
-    monkeypatch.setattr(fake_run, "result", shifted)
+    state = fake_run.state
+
+    def brighter(run, *which, **options):
+        found = state(run, *which, **options)
+        return replace(found, image=found.image + 100.6)
+
+    monkeypatch.setattr(fake_run, "state", brighter)
     colour = np.full((40, 40, 3), 200, np.uint8)
     colour[:20] = 7
     image, _ = restored(Image(colour, rgb=True))
@@ -240,7 +239,7 @@ def test_layers_are_taken_apart_as_runs_do(axes, rgb):
 def test_the_sample_of_a_part_is_the_plane_in_its_middle(axes, bounds):
     source = source_of(Image(picture(4, *(5,) * (len(axes) - 3), 9, 8)), axes=axes)
     source = replace(source, window=(bounds, *source.window[1:]))
-    part = source.read()
+    part = source.pixels()
     layout = Layout.of(part, axes)
     np.testing.assert_array_equal(source.sample(), layout.read(part, layout.middle))
 
@@ -410,8 +409,7 @@ def test_without_diagnostics_there_are_two_layers(fake_run):
 
 
 def test_photons_that_are_not_counted_have_no_uncertainty(fake_run, monkeypatch):
-    result = fake_run.result
-    monkeypatch.setattr(fake_run, "result", lambda run: replace(result(run), uncertainty=None))
+    monkeypatch.setattr(fake_run, "counts_photons", False)
     layers = restored(Image(picture(12, 15), name="actin"), diagnostics=True)
     assert [layer.name for layer in layers[2:]] == [RESIDUAL]
 

@@ -64,13 +64,13 @@ def optics(restorer):
             viewer.add_layer(layer)
         widget.image.choose(layer)
         assert widget.image.layer is layer
-        return tuple(widget.known["optics"].values().values())
+        return tuple(widget.form.known["optics"].values().values())
 
     return choose
 
 
 def title(widget) -> str:
-    return str(widget._sections["optics"].toggleButton().text())
+    return str(widget.form.sections["optics"].toggleButton().text())
 
 
 def test_a_file_that_napari_reads_fills_all_three(restorer, file):
@@ -79,11 +79,11 @@ def test_a_file_that_napari_reads_fills_all_three(restorer, file):
     (opened,) = viewer.open(file(xml(GFP="525")), plugin="napari")
     widget.image.choose(opened)
     expected = OpticsConfig(numerical_aperture=1.4, wavelength=525, pixel_size=65)
-    assert widget.settings().optics == expected
+    assert widget.form.settings().optics == expected
     assert title(widget) == "▸ Microscope: NA 1.4, 525 nm"
-    widget._sections["optics"].expand()
+    widget.form.sections["optics"].expand()
     assert title(widget) == "▾ Microscope: NA 1.4, 525 nm"
-    widget.known["optics"].editors["wavelength"].set_value(600)
+    widget.form.known["optics"].editors["wavelength"].set_value(600)
     assert title(widget).endswith("NA 1.4, 600 nm")
 
 
@@ -94,7 +94,7 @@ def test_a_widget_that_opens_on_such_a_layer_is_filled(make_napari_viewer, no_ap
     viewer.open(file(xml(GFP="525")), plugin="napari")
     widget = RestoreWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Restore")
-    assert tuple(widget.known["optics"].values().values()) == (1.4, 525, 65)
+    assert tuple(widget.form.known["optics"].values().values()) == (1.4, 525, 65)
     assert title(widget) == "▸ Microscope: NA 1.4, 525 nm"
 
 
@@ -116,12 +116,12 @@ def test_nothing_stays_of_another_layer(restorer, optics, file):
     assert title(widget) == "▸ Microscope"
     assert optics(viewer.layers["a"]) == (1.4, 525, 65)
     viewer.layers.clear()
-    assert tuple(widget.known["optics"].values().values()) == UNKNOWN
+    assert tuple(widget.form.known["optics"].values().values()) == UNKNOWN
 
 
 def test_what_is_typed_stays_with_its_layer(restorer, optics, file):
     viewer, widget = restorer
-    editors = widget.known["optics"].editors
+    editors = widget.form.known["optics"].editors
     first, plain = layer("a", file(xml(GFP="525"))), layer("plain")
     optics(first)
     editors["numerical_aperture"].set_value(1.2)
@@ -142,20 +142,20 @@ def test_what_is_typed_stays_with_its_layer(restorer, optics, file):
 def test_half_of_it_is_shown_and_does_not_stand_in_the_way(restorer, optics, file):
     _, widget = restorer
     assert optics(layer(path=file(xml(na="", GFP="525")))) == (None, 525, 65)
-    assert widget.settings().optics is None
+    assert widget.form.settings().optics is None
     assert title(widget) == "▸ Microscope"
-    widget.known["optics"].editors["numerical_aperture"].set_value(1.2)
-    assert widget.settings().optics.numerical_aperture == 1.2
-    widget.known["optics"].editors["numerical_aperture"].set_value(None)
-    widget.known["optics"].editors["wavelength"].set_value(600)
+    widget.form.known["optics"].editors["numerical_aperture"].set_value(1.2)
+    assert widget.form.settings().optics.numerical_aperture == 1.2
+    widget.form.known["optics"].editors["numerical_aperture"].set_value(None)
+    widget.form.known["optics"].editors["wavelength"].set_value(600)
     with pytest.raises(ValueError, match="Microscope: expected aperture, wavelength and pixel"):
-        widget.settings()
+        widget.form.settings()
 
 
 def test_what_no_microscope_does_is_not_filled(restorer, optics, file):
     _, widget = restorer
     assert optics(layer(path=file(xml(size="65", GFP="525")))) == (None, None, 65_000)
-    assert widget.settings().optics is None
+    assert widget.form.settings().optics is None
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_layer_of_one_channel_has_its_wavelength(optics, file, name, wavelengt
 def test_a_layer_of_all_channels_has_the_wavelength_they_share(optics, file):
     path = file(xml(GFP="525", RFP="600"), shape=(2, 24, 30))
     labels = {"axis_labels": ("c", "y", "x")}
-    assert optics(layer("a", path, (2, 24, 30), **labels)) == (1.4, None, 65)
+    assert optics(layer("a", path, (2, 24, 30), **labels)) == (1.4, (525, 600), 65)
     path = file(xml(a="525", b="525"), "alike.tif", (2, 24, 30))
     assert optics(layer("b", path, (2, 24, 30), **labels)) == (1.4, 525, 65)
 
@@ -264,15 +264,15 @@ def test_loaded_settings_are_those_of_the_run_not_of_the_layer(
     viewer, widget = restorer
     told = layer("told", file(xml(GFP="525")))
     optics(told)
-    widget.known["optics"].editors["wavelength"].set_value(600)
-    used = widget.settings()
+    widget.form.known["optics"].editors["wavelength"].set_value(600)
+    used = widget.form.settings()
     widget.restore()
     idle()
     optics(viewer.layers["cells"])
-    assert widget.settings().optics is None
+    assert widget.form.settings().optics is None
     widget.load_settings()
     assert widget.image.layer is told
-    assert widget.settings().optics == used.optics
-    widget.set_settings(Settings())
-    assert widget.settings().optics is None
-    assert widget.known["optics"].values()["pixel_size"] == 65
+    assert widget.form.settings().optics == used.optics
+    widget.form.set_settings(Settings())
+    assert widget.form.settings().optics is None
+    assert widget.form.known["optics"].values()["pixel_size"] == 65

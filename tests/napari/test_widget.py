@@ -11,9 +11,11 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QApplication
 
 from napari_dkp import estimate
-from napari_dkp._napari import worker
+from napari_dkp._napari import job, worker
+from napari_dkp._napari.job import Drawing, Job
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer
 from napari_dkp._napari.live import LiveLayers
+from napari_dkp._napari.region import add_region
 from napari_dkp._napari.widget import RestoreWidget
 from napari_dkp.config import Settings
 
@@ -33,16 +35,16 @@ def begun(viewer):
 
 def test_form_says_what_the_defaults_are(restorer):
     _, widget = restorer
-    widget.basic.editors["preset"].set_value("fast")
-    widget.basic.editors["preset"].set_value("balanced")
-    assert widget.settings() == replace(Settings().resolve(), method="auto", iterations=None)
+    widget.form.basic.editors["preset"].set_value("fast")
+    widget.form.basic.editors["preset"].set_value("balanced")
+    assert widget.form.settings() == replace(Settings().resolve(), method="auto", iterations=None)
 
 
 def test_a_run_ends_in_two_layers_over_the_source(restorer, idle, fake_run):
     viewer, widget = restorer
     widget.restore()
-    assert not widget.restore_button.isEnabled()
-    assert widget.stop_button.isEnabled()
+    assert not widget.panel.restore.isEnabled()
+    assert widget.panel.stop.isEnabled()
     idle()
     assert [layer.name for layer in viewer.layers] == ["cells", KERNEL, HR]
     source, image = viewer.layers["cells"], viewer.layers[HR]
@@ -56,17 +58,17 @@ def test_a_run_ends_in_two_layers_over_the_source(restorer, idle, fake_run):
     assert image.units == source.units
     assert settings_from_layer(image) == fake_run.runs[0].settings
     assert image.metadata[METADATA_KEY]["stop"] == "COMPLETED"
-    assert widget.status.text().startswith("The restoration is complete. 5 steps")
-    assert widget.restore_button.isEnabled()
-    assert not widget.stop_button.isEnabled()
-    assert len(widget.plot.curves[0].y) == 5
+    assert widget.panel.status.text().startswith("The restoration is complete. 5 steps")
+    assert widget.panel.restore.isEnabled()
+    assert not widget.panel.stop.isEnabled()
+    assert len(widget.panel.plot.curves[0].y) == 5
 
 
 def test_layers_are_drawn_while_the_run_goes_on(restorer, qtbot, fake_run, monkeypatch):
     viewer, widget = restorer
-    monkeypatch.setattr(worker, "INTERVAL", 0.02)
+    monkeypatch.setattr(job, "INTERVAL", 0.02)
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     fake_run.runs[0].enlarged = fake_run.runs[0].enlarged + 7
@@ -75,21 +77,21 @@ def test_layers_are_drawn_while_the_run_goes_on(restorer, qtbot, fake_run, monke
     expected = viewer.layers["cells"].data[0, 0] + 7
     qtbot.waitUntil(lambda: image.data[0, 0] == expected)
     qtbot.waitUntil(lambda: np.array_equal(kernel.data, fake_run.runs[0].kernel))
-    qtbot.waitUntil(lambda: widget.status.text().startswith("Step "))
-    assert "of 10000" in widget.status.text()
-    assert len(widget.plot.curves[0].y) > 2
+    qtbot.waitUntil(lambda: widget.panel.status.text().startswith("Step "))
+    assert "of 10000" in widget.panel.status.text()
+    assert len(widget.panel.plot.curves[0].y) > 2
     widget.stop()
 
 
 def test_the_search_is_told_from_the_restoration(restorer, qtbot, fake_run, idle, monkeypatch):
     viewer, widget = restorer
-    monkeypatch.setattr(worker, "INTERVAL", 0.0)
+    monkeypatch.setattr(job, "INTERVAL", 0.0)
     fake_run.delay = 0.02
     fake_run.search_steps = 20
     said = []
-    say = widget._say
-    monkeypatch.setattr(widget, "_say", lambda text, **options: said.append(text) or say(text))
-    widget.advanced.editors["iterations"].set_value(20)
+    say = widget.panel.say
+    monkeypatch.setattr(widget.panel, "say", lambda text, **options: said.append(text) or say(text))
+    widget.form.advanced.editors["iterations"].set_value(20)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     idle()
@@ -98,8 +100,8 @@ def test_the_search_is_told_from_the_restoration(restorer, qtbot, fake_run, idle
     assert 0 < len(searching) < len(numbered)
     assert numbered[len(searching)].startswith("Step ")
     # The curve is that of the image that is handed out.
-    assert len(widget.plot.curves[0].y) == 20
-    assert widget.plot.curves[0].y[0] == 1 / 21
+    assert len(widget.panel.plot.curves[0].y) == 20
+    assert widget.panel.plot.curves[0].y[0] == 1 / 21
     assert viewer.layers[HR].metadata[METADATA_KEY]["steps"] == 40
 
 
@@ -108,21 +110,20 @@ def test_channels_and_colours_are_drawn_where_they_are(
     restorer, qtbot, fake_run, idle, monkeypatch, labels
 ):
     viewer, widget = restorer
-    monkeypatch.setattr(worker, "INTERVAL", 0.0)
+    monkeypatch.setattr(job, "INTERVAL", 0.0)
     fake_run.delay = 0.05
     lengths = {"c": 3, "y": 20, "x": 24}
     values = np.random.default_rng(1).random([lengths[axis] for axis in labels])
     widget.image.choose(viewer.add_image(values, name="stack", axis_labels=labels, rgb=False))
-    assert widget._planes_row.isHidden() is (labels[-1] == "c")
+    assert widget.planes.isHidden() is (labels[-1] == "c")
     said = []
-    say = widget._say
-    monkeypatch.setattr(widget, "_say", lambda text, **options: said.append(text) or say(text))
+    say = widget.panel.say
+    monkeypatch.setattr(widget.panel, "say", lambda text, **options: said.append(text) or say(text))
     widget.restore()
     idle()
     image, kernel = viewer.layers["stack [DKP ×2]"], viewer.layers["stack [DKP kernel]"]
     np.testing.assert_array_equal(image.data, fake_run.runs[0].enlarged)
     assert kernel.data.shape == tuple(3 if axis == "c" else 11 for axis in labels)
-    assert any("tep 1 of " in text for text in said)
     assert not any("run failed" in text for text in said)
     if labels[-1] != "c":
         planes = [int(text.split()[1]) for text in said if text.startswith("Plane ")]
@@ -148,16 +149,18 @@ def test_the_channel_shown_may_be_restored_alone(restorer, idle, fake_run):
 
 def test_what_went_otherwise_than_planned_is_said(restorer, qtbot, fake_run, idle, monkeypatch):
     viewer, widget = restorer
-    monkeypatch.setattr(worker, "INTERVAL", 0.0)
+    monkeypatch.setattr(job, "INTERVAL", 0.0)
     fake_run.note = "Memory ran out: tiles are now 64 pixels wide."
     fake_run.delay = 0.01
-    said = []
-    say = widget._say
-    monkeypatch.setattr(widget, "_say", lambda text, **options: said.append(text) or say(text))
+    said, told = [], []
+    say, tell = widget.panel.say, widget.panel.tell
+    monkeypatch.setattr(widget.panel, "say", lambda text, **options: said.append(text) or say(text))
+    monkeypatch.setattr(widget.panel, "tell", lambda *all: told.append("".join(all)) or tell(*all))
     widget.restore()
     idle()
-    assert any(text.startswith(f"{fake_run.note} Step ") for text in said)
-    assert fake_run.note in widget.report.text()
+    assert any(text.startswith("Step ") for text in said)
+    assert told[1] == fake_run.note
+    assert fake_run.note in widget.panel.report.text()
     assert viewer.layers[HR].metadata[METADATA_KEY]["notes"] == (fake_run.note,)
 
 
@@ -167,49 +170,49 @@ def test_states_of_one_step_leave_one_residual(restorer, fake_run):
     source, settings, kernel = widget._request()
     steps = fake_run.__iter__
     fake_run.__iter__ = lambda run: (each for state in steps(run) for each in (state, state))
-    job = worker.Job(source, settings, kernel)
+    made = Job(source, settings, kernel)
     drawn = []
-    events = job.events()
+    events = made.events()
     while True:
         try:
             event = next(events)
         except StopIteration as stop:
             drawn += stop.value.residuals
             break
-        if isinstance(event, worker.Drawing):
+        if isinstance(event, Drawing):
             drawn += event.residuals
     assert drawn == [1 / step for step in range(1, 6)]
-    job.release()
+    made.release()
 
 
 def test_states_are_thinned_before_they_cross_to_the_viewer(restorer, fake_run, idle):
     """Four a second at most, and none while the last one is not drawn."""
     _, widget = restorer
     fake_run.delay = 0.002
-    widget.advanced.editors["iterations"].set_value(300)
+    widget.form.advanced.editors["iterations"].set_value(300)
     source, settings, kernel = widget._request()
-    job = worker.Job(source, settings, kernel)
-    sent = list(job.events())
-    drawings = [event for event in sent if isinstance(event, worker.Drawing)]
+    made = Job(source, settings, kernel)
+    sent = list(made.events())
+    drawings = [event for event in sent if isinstance(event, Drawing)]
     assert len(drawings) == 1  # nobody said that it was drawn
     assert len([event for event in sent if event is None]) <= 8
-    job.release()
+    made.release()
 
 
 def test_stop_keeps_what_was_reached(restorer, qtbot, idle, fake_run):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
-    widget.stop_button.click()
+    widget.panel.stop.click()
     idle()
     facts = viewer.layers[HR].metadata[METADATA_KEY]
     assert facts["stop"] == "CANCELLED"
     assert facts["steps"] == fake_run.runs[0].done < 10_000
-    assert "stopped before its last step" in widget.status.text()
+    assert "stopped before its last step" in widget.panel.status.text()
     assert fake_run.runs[0].closed
-    assert widget.restore_button.isEnabled()
+    assert widget.panel.restore.isEnabled()
 
 
 @pytest.mark.parametrize(
@@ -230,15 +233,15 @@ def test_errors_are_one_sentence_and_the_widget_works_again(
     fake_run.fail_at, fake_run.error = step, error
     widget.restore()
     idle()
-    assert widget.status.text().startswith(sentence)
+    assert widget.panel.status.text().startswith(sentence)
     assert [str(n.severity) for n in notices] == ["error"]
-    assert notices[0].message == widget.status.text()
-    assert widget.restore_button.isEnabled()
-    assert not widget.stop_button.isEnabled()
+    assert notices[0].message == widget.panel.status.text()
+    assert widget.panel.restore.isEnabled()
+    assert not widget.panel.stop.isEnabled()
     fake_run.fail_at = None
     widget.restore()
     idle()
-    assert widget.status.text().startswith("The restoration is complete")
+    assert widget.panel.status.text().startswith("The restoration is complete")
 
 
 def test_a_failed_run_leaves_nothing_in_memory(restorer, idle, fake_run):
@@ -270,13 +273,13 @@ def test_a_run_cut_short_by_the_viewer_leaves_nothing_in_memory(restorer, qtbot,
     """Closing napari quits the worker, which then stops without closing its generator."""
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     viewer.window._task_status_manager.cancel_all()
     idle()
     assert fake_run.runs[0].closed
-    assert widget.restore_button.isEnabled()
+    assert widget.panel.restore.isEnabled()
     run = weakref.ref(fake_run.runs.pop())
     gc.collect()
     assert run() is None
@@ -287,16 +290,16 @@ def test_a_second_run_is_refused_also_from_another_widget(restorer, qtbot, idle,
     other = RestoreWidget(viewer)
     qtbot.addWidget(other)
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     other.restore()
-    assert other.status.text() == worker.BUSY
-    assert other.restore_button.isEnabled()
+    assert other.panel.status.text() == worker.BUSY
+    assert other.panel.restore.isEnabled()
     qtbot.waitUntil(begun(viewer))
     assert len(fake_run.runs) == 1
     widget.stop()
     idle()
-    other.advanced.editors["iterations"].set_value(2)
+    other.form.advanced.editors["iterations"].set_value(2)
     other.restore()
     idle()
     assert len(fake_run.runs) == 2
@@ -305,7 +308,7 @@ def test_a_second_run_is_refused_also_from_another_widget(restorer, qtbot, idle,
 def test_source_may_go_while_it_is_restored(restorer, qtbot, idle, fake_run):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(100)
+    widget.form.advanced.editors["iterations"].set_value(100)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     viewer.layers.remove("cells")
@@ -316,7 +319,7 @@ def test_source_may_go_while_it_is_restored(restorer, qtbot, idle, fake_run):
 def test_one_result_layer_may_go(restorer, qtbot, idle, fake_run, notices):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(100)
+    widget.form.advanced.editors["iterations"].set_value(100)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     viewer.layers.remove(KERNEL)
@@ -329,21 +332,21 @@ def test_one_result_layer_may_go(restorer, qtbot, idle, fake_run, notices):
 def test_removing_both_result_layers_stops_the_run(restorer, qtbot, idle, fake_run, notices):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     viewer.layers.remove(KERNEL)
     viewer.layers.remove(HR)
     idle()
     assert [layer.name for layer in viewer.layers] == ["cells"]
-    assert "layers were removed" in widget.status.text()
+    assert "layers were removed" in widget.panel.status.text()
     assert not notices
 
 
 def test_viewer_may_be_closed_during_a_run(restorer, qtbot, idle, fake_run):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     viewer.close()
@@ -356,7 +359,7 @@ def test_napari_is_told_what_is_under_way(restorer, qtbot, idle, fake_run):
     """It lists it when it asks whether to close."""
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     (task,) = viewer.window._task_status_manager.get_status()
@@ -369,7 +372,7 @@ def test_napari_is_told_what_is_under_way(restorer, qtbot, idle, fake_run):
 def test_dock_may_be_closed_during_a_run(restorer, qtbot, idle, fake_run):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     viewer.window.remove_dock_widget(widget)
@@ -390,7 +393,7 @@ def test_progress_is_in_the_activity_dock_and_goes(restorer, qtbot, idle, fake_r
     _, widget = restorer
     before = set(progress._all_instances)
     fake_run.delay = 0.01
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     (bar,) = set(progress._all_instances) - before
     qtbot.waitUntil(lambda: bar.total == 10_000 and bar.n > 0)
@@ -419,7 +422,7 @@ def test_drawn_region_lies_in_the_world_of_the_image(restorer):
     assert shapes.units == viewer.layers["cells"].units
     assert widget.region.layer is shapes
     widget.restore()
-    assert "got none" in widget.status.text()
+    assert "got none" in widget.panel.status.text()
 
 
 def test_only_the_plane_shown(restorer, idle, fake_run):
@@ -427,7 +430,7 @@ def test_only_the_plane_shown(restorer, idle, fake_run):
     values = np.random.default_rng(1).random((5, 20, 24))
     stack = viewer.add_image(values, name="stack", scale=(2, 1, 1), translate=(10, 0, 0))
     widget.image.choose(stack)
-    assert not widget._planes_row.isHidden()
+    assert not widget.planes.isHidden()
     viewer.dims.set_point(0, 16)
     widget.planes.set_value("shown")
     widget.restore()
@@ -444,24 +447,24 @@ def test_only_the_plane_shown(restorer, idle, fake_run):
     idle()
     assert viewer.layers["stack [DKP ×2] [2]"].data.shape == (5, 40, 48)
     widget.image.choose(viewer.layers["cells"])
-    assert widget._planes_row.isHidden()
+    assert widget.planes.isHidden()
 
 
 def test_settings_come_back_from_a_result(restorer, idle, fake_run):
     viewer, widget = restorer
-    widget.basic.editors["scale"].set_value(3)
-    widget.basic.editors["kernel_family"].set_value("line")
-    widget.advanced.editors["seed"].set_value(11)
-    widget.configs["dip"].editors["channels"].set_value(24)
-    shapes = widget._add_region(viewer.layers["cells"], ((2, 18), (3, 21)))
+    widget.form.basic.editors["scale"].set_value(3)
+    widget.form.basic.editors["kernel_family"].set_value("line")
+    widget.form.advanced.editors["seed"].set_value(11)
+    widget.form.configs["dip"].editors["channels"].set_value(24)
+    shapes = add_region(viewer, viewer.layers["cells"], ((2, 18), (3, 21)))
     widget.region.choose(shapes)
-    used = widget.settings()
+    used = widget.form.settings()
     widget.restore()
     idle()
     viewer.layers.remove(shapes)
-    widget.set_settings(Settings(preset="fast"))
+    widget.form.set_settings(Settings(preset="fast"))
     widget.load_settings()
-    assert widget.settings() == used.resolve()
+    assert widget.form.settings() == used.resolve()
     widget.restore()
     idle()
     np.testing.assert_array_equal(fake_run.runs[0].image, fake_run.runs[1].image)
@@ -472,7 +475,7 @@ def test_nothing_to_load_or_copy_is_said(restorer, notices):
     _, widget = restorer
     for action in (widget.load_settings, widget.copy_snippet):
         action()
-        assert "no result layer yet" in widget.status.text()
+        assert "no result layer yet" in widget.panel.status.text()
     assert len(notices) == 2
 
 
@@ -488,7 +491,7 @@ def test_layers_offered_follow_the_viewer(restorer):
     viewer.layers.clear()
     assert widget.image.layer is None
     widget.restore()
-    assert "Open an image first" in widget.status.text()
+    assert "Open an image first" in widget.panel.status.text()
 
 
 def test_known_psf_is_used(restorer, idle, fake_run):
@@ -503,38 +506,38 @@ def test_known_psf_is_used(restorer, idle, fake_run):
     np.testing.assert_array_equal(viewer.layers[HR].metadata[METADATA_KEY]["kernel"], psf)
     layer.scale = (0.5, 0.5)
     widget.restore()
-    assert "kernel: expected restored pixels" in widget.status.text()
+    assert "kernel: expected restored pixels" in widget.panel.status.text()
 
 
 def test_what_is_wrong_is_said_before_the_run(restorer):
     _, widget = restorer
-    widget.configs["rks"].editors["line_width"].setText("wide")
+    widget.form.configs["rks"].editors["line_width"].setText("wide")
     widget._ask()
-    assert "Motion width" in widget.estimate.text()
+    assert "Motion width" in widget.panel.estimate.text()
 
 
 def test_a_preset_keeps_the_model_and_brings_its_numbers(restorer):
     _, widget = restorer
-    editors = widget.configs["diffusion"].editors
+    editors = widget.form.configs["diffusion"].editors
     editors["model"].set_value("owner/name")
     editors["class_label"].set_value(3)
-    widget.basic.editors["preset"].set_value("paper")
-    found = widget.settings().diffusion
+    widget.form.basic.editors["preset"].set_value("paper")
+    found = widget.form.settings().diffusion
     assert (found.model, found.class_label) == ("owner/name", 3)
     assert (found.sampler, found.data_step, found.first) == ("ddpm", "gradient", 100)
 
 
 def test_the_model_of_a_result_comes_back(restorer, idle, fake_run):
     _, widget = restorer
-    widget.basic.editors["method"].set_value("diffusion")
-    widget.configs["diffusion"].editors["model"].set_value("/models/church")
-    widget.configs["diffusion"].editors["trust"].set_value(0.5)
+    widget.form.basic.editors["method"].set_value("diffusion")
+    widget.form.configs["diffusion"].editors["model"].set_value("/models/church")
+    widget.form.configs["diffusion"].editors["trust"].set_value(0.5)
     widget.restore()
     idle()
-    widget.set_settings(Settings())
-    assert widget.settings().diffusion.model == "small"
+    widget.form.set_settings(Settings())
+    assert widget.form.settings().diffusion.model == "small"
     widget.load_settings()
-    found = widget.settings()
+    found = widget.form.settings()
     assert (found.method, found.diffusion.model) == ("diffusion", "/models/church")
     assert found.diffusion.trust == 0.5
     widget.copy_snippet()
@@ -548,9 +551,9 @@ def diffusing(make_napari_viewer, qtbot):
     viewer.add_image(np.random.default_rng(0).random((40, 40)), name="cells")
     widget = RestoreWidget(viewer)
     qtbot.addWidget(widget)
-    widget.basic.editors["method"].set_value("diffusion")
-    widget.basic.editors["device"].set_value("cpu")
-    widget.advanced.editors["iterations"].set_value(2)
+    widget.form.basic.editors["method"].set_value("diffusion")
+    widget.form.basic.editors["device"].set_value("cpu")
+    widget.form.advanced.editors["iterations"].set_value(2)
     return viewer, widget
 
 
@@ -564,15 +567,15 @@ def diffusing(make_napari_viewer, qtbot):
 )
 def test_an_unknown_model_is_said_before_and_refused(diffusing, idle, qtbot, model, sentence):
     _, widget = diffusing
-    editor = widget.configs["diffusion"].editors["model"]
+    editor = widget.form.configs["diffusion"].editors["model"]
     editor.names.setCurrentText(model)
     editor.edited.emit()
-    qtbot.waitUntil(lambda: sentence in widget.estimate.text(), timeout=60_000)
-    assert "color" in widget.estimate.styleSheet()
+    qtbot.waitUntil(lambda: sentence in widget.panel.estimate.text(), timeout=60_000)
+    assert "color" in widget.panel.estimate.styleSheet()
     widget.restore()
     idle()
-    assert sentence in widget.status.text()
-    assert widget.restore_button.isEnabled()
+    assert sentence in widget.panel.status.text()
+    assert widget.panel.restore.isEnabled()
 
 
 def test_a_model_restores_and_its_cost_is_foretold(diffusing, idle, qtbot, tmp_path, monkeypatch):
@@ -580,10 +583,10 @@ def test_a_model_restores_and_its_cost_is_foretold(diffusing, idle, qtbot, tmp_p
     from tiny_diffusion import saved
 
     viewer, widget = diffusing
-    widget.configs["diffusion"].editors["model"].set_value(str(saved(tmp_path)))
+    widget.form.configs["diffusion"].editors["model"].set_value(str(saved(tmp_path)))
     widget._changed()
-    qtbot.waitUntil(lambda: widget.estimate.text().startswith("About "), timeout=60_000)
-    assert "free memory" in widget.estimate.text()
+    qtbot.waitUntil(lambda: widget.panel.estimate.text().startswith("About "), timeout=60_000)
+    assert "free memory" in widget.panel.estimate.text()
     widget.restore()
     idle()
     assert viewer.layers[HR].data.shape == (80, 80)
@@ -619,12 +622,12 @@ def test_console_snippet_repeats_the_pixels(make_napari_viewer, idle, no_apprais
     viewer.add_image(values, name="cells")
     widget = RestoreWidget(viewer)
     qtbot.addWidget(widget)
-    widget.basic.editors["preset"].set_value("fast")
-    widget.configs["dip"].editors["channels"].set_value(4)
-    widget.configs["pke"].editors["warm_up"].set_value(3)
-    widget.advanced.editors["iterations"].set_value(400)
-    widget.basic.editors["device"].set_value("cpu")
-    widget.region.choose(widget._add_region(viewer.layers["cells"], ((4, 30), (6, 34))))
+    widget.form.basic.editors["preset"].set_value("fast")
+    widget.form.configs["dip"].editors["channels"].set_value(4)
+    widget.form.configs["pke"].editors["warm_up"].set_value(3)
+    widget.form.advanced.editors["iterations"].set_value(400)
+    widget.form.basic.editors["device"].set_value("cpu")
+    widget.region.choose(add_region(viewer, viewer.layers["cells"], ((4, 30), (6, 34))))
     widget.restore()
     qtbot.waitUntil(begun(viewer), timeout=60_000)
     widget.stop()
@@ -644,13 +647,15 @@ def test_estimate_is_shown_before_a_run(make_napari_viewer, idle, qtbot):
     viewer.add_image(np.random.default_rng(0).random((40, 40)), name="cells")
     widget = RestoreWidget(viewer)
     qtbot.addWidget(widget)
-    qtbot.waitUntil(lambda: "free memory" in widget.estimate.text(), timeout=60_000)
-    assert widget.estimate.text().startswith("About ")
-    assert widget.basic.editors["device"].count() >= 2
-    assert widget.basic.editors["device"].itemText(0).startswith("Automatic (")
-    assert widget.basic.editors["device"].itemText(1).endswith(" free")
-    widget.basic.editors["device"].set_value("cuda:9")
-    qtbot.waitUntil(lambda: "device: expected one of" in widget.estimate.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "free memory" in widget.panel.estimate.text(), timeout=60_000)
+    assert widget.panel.estimate.text().startswith("About ")
+    assert widget.form.basic.editors["device"].count() >= 2
+    assert widget.form.basic.editors["device"].itemText(0).startswith("Automatic (")
+    assert widget.form.basic.editors["device"].itemText(1).endswith(" free")
+    widget.form.basic.editors["device"].set_value("cuda:9")
+    qtbot.waitUntil(
+        lambda: "device: expected one of" in widget.panel.estimate.text(), timeout=60_000
+    )
 
 
 def test_an_image_below_the_kernel_size_is_said_before_and_refused(make_napari_viewer, idle, qtbot):
@@ -660,14 +665,14 @@ def test_an_image_below_the_kernel_size_is_said_before_and_refused(make_napari_v
     qtbot.addWidget(widget)
     widget.restore()
     idle()
-    assert "no smaller than the kernel" in widget.status.text()
+    assert "no smaller than the kernel" in widget.panel.status.text()
 
 
 def test_pixel_size_is_that_of_the_layer(restorer):
     viewer, widget = restorer
-    size = widget.known["optics"].editors["pixel_size"]
+    size = widget.form.known["optics"].editors["pixel_size"]
     assert size.value() == 500
-    assert widget.settings().optics is None
+    assert widget.form.settings().optics is None
     viewer.add_image(np.zeros((20, 20)), name="plain")
     widget.image.choose(viewer.layers["plain"])
     assert size.value() is None
@@ -675,18 +680,18 @@ def test_pixel_size_is_that_of_the_layer(restorer):
     widget.image.choose(viewer.layers["fine"])
     assert size.value() == pytest.approx(60)
     assert size.text() == "60 nm"
-    widget.known["optics"].editors["numerical_aperture"].setValue(1.4)
+    widget.form.known["optics"].editors["numerical_aperture"].setValue(1.4)
     with pytest.raises(ValueError, match="Microscope: expected aperture, wavelength and pixel"):
-        widget.settings()
-    widget.known["optics"].editors["wavelength"].setValue(600)
-    assert widget.settings().optics.cutoff == pytest.approx(2 * 1.4 / 600 * 60)
+        widget.form.settings()
+    widget.form.known["optics"].editors["wavelength"].set_value(600)
+    assert widget.form.settings().optics.cutoff == pytest.approx(2 * 1.4 / 600 * 60)
 
 
 def test_the_switch_for_diagnostics_leads_to_their_layers(restorer, idle, fake_run):
     viewer, widget = restorer
-    assert widget.settings().diagnostics is False
-    widget.basic.editors["diagnostics"].set_value(True)
-    assert widget.settings().diagnostics is True
+    assert widget.form.settings().diagnostics is False
+    widget.form.basic.editors["diagnostics"].set_value(True)
+    assert widget.form.settings().diagnostics is True
     widget.restore()
     idle()
     assert fake_run.runs[0].settings.diagnostics is True
@@ -698,10 +703,10 @@ def test_the_switch_for_diagnostics_leads_to_their_layers(restorer, idle, fake_r
     source = viewer.layers["cells"]
     np.testing.assert_array_equal(residual.data, source.data - 50.0)
     np.testing.assert_allclose(residual.data_to_world((7, 3)), source.data_to_world((7, 3)))
-    widget.set_settings(Settings())
+    widget.form.set_settings(Settings())
     viewer.layers.selection.active = residual
     widget.load_settings()
-    assert widget.settings().diagnostics is True
+    assert widget.form.settings().diagnostics is True
     widget.copy_snippet()
     assert "diagnostics=True" in QApplication.clipboard().text()
 
@@ -709,35 +714,35 @@ def test_the_switch_for_diagnostics_leads_to_their_layers(restorer, idle, fake_r
 def test_a_run_that_is_stopped_at_once_has_no_diagnostics(restorer, qtbot, idle, fake_run):
     viewer, widget = restorer
     fake_run.delay = 0.01
-    widget.basic.editors["diagnostics"].set_value(True)
-    widget.advanced.editors["iterations"].set_value(10_000)
+    widget.form.basic.editors["diagnostics"].set_value(True)
+    widget.form.advanced.editors["iterations"].set_value(10_000)
     widget.restore()
     qtbot.waitUntil(begun(viewer))
     widget.stop()
     idle()
     assert [layer.name for layer in viewer.layers] == ["cells", KERNEL, HR]
-    assert widget.report.isHidden()
+    assert widget.panel.report.isHidden()
 
 
 def test_a_run_of_one_step_has_diagnostics(restorer, fake_run, idle):
     viewer, widget = restorer
-    widget.basic.editors["diagnostics"].set_value(True)
-    widget.advanced.editors["iterations"].set_value(1)
-    job = worker.Job(*widget._request())
+    widget.form.basic.editors["diagnostics"].set_value(True)
+    widget.form.advanced.editors["iterations"].set_value(1)
+    made = Job(*widget._request())
     try:
-        first = next(job.events())
-        live = LiveLayers(viewer, first.source, first.layers)
+        first = next(made.events())
+        live = LiveLayers(viewer, first)
         assert (live.image.name, live.kernel.name) == (HR, KERNEL)
     finally:
-        job.release()
+        made.release()
 
 
 def test_the_report_is_shown_once_there_is_one(restorer, idle, fake_run):
     viewer, widget = restorer
-    assert widget.report.isHidden()
+    assert widget.panel.report.isHidden()
     widget.restore()
-    assert widget.report.isHidden()
+    assert widget.panel.report.isHidden()
     idle()
-    assert not widget.report.isHidden()
-    assert widget.report.text() == viewer.layers[HR].metadata[METADATA_KEY]["report"]
-    assert widget.report.text() == str(fake_run.report)
+    assert not widget.panel.report.isHidden()
+    assert widget.panel.report.text() == viewer.layers[HR].metadata[METADATA_KEY]["report"]
+    assert widget.panel.report.text() == str(fake_run.report)

@@ -8,10 +8,12 @@ from superqt.utils import FunctionWorker
 
 from napari_dkp._napari.source import Source
 from napari_dkp.config import Settings
+from napari_dkp.layout import Layout
 
 _log = logging.getLogger(__name__)
 
 _PATIENCE_MS = 300
+_UNKNOWN = "How long a volume takes is only known once it is under way."
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,12 @@ def appraise(source: Source | None, settings: Settings, known_kernel: bool = Fal
     if source is None:
         return Appraisal(devices)
     try:
-        settings = choose(source.sample, settings, known_kernel=known_kernel).settings
         device = resolve_device(settings.device)
+        if settings.volume:
+            return Appraisal(devices, _UNKNOWN)
+        layout = Layout(source.axes, source.shape)
+        settings = settings.of_channel(layout.channel(layout.middle))
+        settings = choose(source.sample, settings, known_kernel=known_kernel).settings
         cost = estimate(source.shape, settings, device=str(device), known_kernel=known_kernel)
         free = free_memory(device)
     except (ValueError, TypeError, RuntimeError) as error:

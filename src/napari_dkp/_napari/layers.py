@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_dkp import _checks
-from napari_dkp._napari.source import Bounds, Source, kernel_array, source_of
+from napari_dkp._napari.source import Ranges, Source, kernel_array, settings_for, source_of
+from napari_dkp._napari.window import Bounds
 from napari_dkp.config import Settings
-from napari_dkp.layout import looped_axes
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
@@ -37,6 +37,7 @@ def restore_layer(
     kernel: "np.ndarray | Image | None" = None,
     region: "Shapes | Bounds | None" = None,
     plane: Sequence[int] | None = None,
+    ranges: Ranges | None = None,
     steps: int | None = None,
     progress: "bool | Callable[[State[np.ndarray]], object]" = False,
     **settings: Any,
@@ -52,10 +53,12 @@ def restore_layer(
         ((top, bottom), (left, right)) in pixels of the layer.
     plane : index along T, Z and channels, in the layer's order, to restore one plane of a stack;
         None restores all.
+    ranges : (start, stop) along some of T, Z and C, to restore a part of a stack, such as
+        ``{"T": (3, 11)}``; stop itself is left out.
     steps : stop after so many steps of the planned ones; None does all of them.
     progress : True shows a bar; a callable gets every state.
     **settings : as for `napari_dkp.restore`; `axes` is read from the layer's axis labels if left
-        out.
+        out. `optics` may be those of each of the layer's channels.
 
     Returns
     -------
@@ -63,7 +66,8 @@ def restore_layer(
     intensity units (RGB keeps its integer type, which is what napari can draw), exactly over its
     source; and the kernel in restored pixels, right of the image. With ``diagnostics=True`` two
     more, hidden at first: the residual over its source, in units of the expected noise; and, where
-    photons were counted, the uncertainty over the image, half of a 90 % interval.
+    photons were counted, the uncertainty over the image, half of a 90 % interval. Planes that a
+    stopped run did not reach are empty: not a number.
 
     Raises
     ------
@@ -77,47 +81,52 @@ def restore_layer(
     """
     from tqdm import tqdm
 
+    from napari_dkp._napari.growth import Growth
+    from napari_dkp._napari.progress import Watch
     from napari_dkp.stack import Run
 
     chosen = Settings(**settings)
-    source = source_of(layer, region=region, plane=plane, axes=chosen.axes)
-    chosen = replace(chosen, axes=source.axes)
+    source = source_of(
+        layer, region=region, plane=plane, ranges=ranges, axes=chosen.axes, volume=chosen.volume
+    )
+    chosen = settings_for(source, chosen)
     psf = None if kernel is None else kernel_array(kernel, source, chosen)
-    image = source.read()
-    run = Run(source.colours(image), chosen, psf)
+    run = Run(source.pixels(), chosen, psf, keep=False)
     last = run.n_steps if steps is None else _checks.integer("steps", steps, 1, run.n_steps)
-    with closing(iter(run)) as states:
-        for state in tqdm(states, desc=source.name, total=last, disable=progress is not True):
+    growth = Growth(source, run, Watch(), known_kernel=psf is not None)
+    with closing(iter(run)) as states, tqdm(desc=source.name, disable=progress is not True) as bar:
+        for state in states:
+            growth.take(state)
+            bar.total = min(last, state.n_steps)
+            bar.update(state.step - bar.n)
             if callable(progress):
                 progress(state)
-            if state.step >= last:
+            if steps is not None and state.step >= last:
                 break
-    return result_layers(source, run.result(), alpha=source.alpha(image))
+    growth.conclude()
+    return result_layers(source, growth.restoration())
 
 
-def result_layers(
-    source: Source, result: "Restoration", *, alpha: np.ndarray | None = None
-) -> list[LayerData]:
+def result_layers(source: Source, result: "Restoration") -> list[LayerData]:
     """Return the restored image and its kernel as layer data tuples.
 
     Parameters
     ----------
     source : what was restored.
-    result : of `source.colours(source.read())`, axes as in `source.axes`.
-    alpha : of an RGBA source, shape of the source with a last axis of 1.
+    result : its image as napari draws it, axes as in `source.axes`.
     """
     settings = result.settings
-    factors = dict(zip("YX", settings.scales(2), strict=True))
+    scales = settings.scales(len(source.spatial))
+    factors = dict(zip(source.spatial, scales, strict=True))
     scale = [factors.get(axis, 1) for axis in source.layer_axes]
     start = np.array([first for first, _ in source.window[: len(scale)]], float)
     image_grid = source.grid.refined(
         scale, start + [_offset(factor, settings.phase) for factor in scale]
     )
-    kernel_grid = source.grid.refined(
-        scale, _beside(source) + [_offset(factor, "area") for factor in scale]
-    )
+    taps = dict(zip(source.spatial, result.kernel.shape[-len(scales) :], strict=True))
+    kernel_grid = source.grid.refined(scale, _beside(source, factors, taps))
     facts = provenance(source, result)
-    size = "×".join(str(factor) for factor in dict.fromkeys(settings.scales(2)))
+    size = "×".join(map(str, scales if len(set(scales)) > 1 else scales[:1]))
     image_options = {
         "name": f"{source.name} [DKP ×{size}]",
         **image_grid.options(),
@@ -137,8 +146,7 @@ def result_layers(
         "rgb": False,
         "metadata": {METADATA_KEY: {**facts, "role": "kernel"}},
     }
-    image = source.displayed(result.image, alpha, settings.scales(2))
-    layers = [(image, image_options, "image"), (kernel, kernel_options, "image")]
+    layers = [(result.image, image_options, "image"), (kernel, kernel_options, "image")]
     same_grid = source.grid.refined([1] * len(scale), start)
     diagnostics = (
         ("residual", result.residual, same_grid, "PiYG", (-_RESIDUALS, _RESIDUALS)),
@@ -174,15 +182,15 @@ def kernel_over_axes(source: Source, kernel: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     source : of the layer.
-    kernel : shape (looped axes ..., K, K); (K, K) is that of one plane.
+    kernel : shape (looped axes ..., K, K), of volumes (..., K, K, K); without looped axes that of
+        one plane.
     """
-    looped = looped_axes(source.axes)
-    own = looped if kernel.ndim > 2 else ""
+    looped = source.looped
+    own = looped if kernel.ndim > len(source.spatial) else ""
     axes = [axis for axis in source.layer_axes if axis in own or axis not in looped]
-    missing = [axis for axis in axes if axis not in f"{own}YX"]
-    order = [*missing, *own, "Y", "X"]
-    channels = [source.window[axes.index(axis)] for axis in missing]
-    lengths = [stop - start for start, stop in channels]
+    missing = [axis for axis in axes if axis not in f"{own}{source.spatial}"]
+    order = [*missing, *own, *source.spatial]
+    lengths = [source.length(axis) for axis in missing]
     spread = np.broadcast_to(kernel, (*lengths, *kernel.shape))
     return spread.transpose([order.index(axis) for axis in axes])
 
@@ -197,7 +205,8 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
     from napari_dkp import __version__
     from napari_dkp.report import summary
 
-    kernel = result.kernel.reshape(-1, *result.kernel.shape[-2:])[0]
+    ndim = len(source.spatial)
+    kernel = result.kernel.reshape(-1, *result.kernel.shape[-ndim:])[0]
     stride = max(1, -(-len(result.history) // MAX_RESIDUALS))
     return {
         "version": __version__,
@@ -214,6 +223,7 @@ def provenance(source: Source, result: "Restoration") -> dict[str, Any]:
         "source": source.name,
         "region": source.region,
         "plane": source.plane,
+        "ranges": source.ranges,
         "kernel": kernel if result.known_kernel else None,
         "residuals": tuple(float(value) for value in result.history[::-stride][::-1]),
     }
@@ -243,6 +253,8 @@ def snippet(layer: "Image") -> str:
         options["region"] = repr(facts["region"])
     if facts["plane"] is not None:
         options["plane"] = repr(facts["plane"])
+    if facts.get("ranges") is not None:
+        options["ranges"] = repr(facts["ranges"])
     if facts["kernel"] is not None:
         options["kernel"] = f"viewer.layers[{layer.name!r}].metadata[{METADATA_KEY!r}]['kernel']"
     if facts["stop"] != "COMPLETED":
@@ -270,13 +282,18 @@ def _differences(settings: Any, base: dict[str, Any]) -> dict[str, str]:
         value = getattr(settings, entry.name)
         if value == base[entry.name]:
             continue
-        if is_dataclass(value):
-            inner = _differences(value, {field.name: field.default for field in fields(value)})
-            arguments = ", ".join(f"{name}={text}" for name, text in inner.items())
-            found[entry.name] = f"dkp.{type(value).__name__}({arguments})"
-        else:
-            found[entry.name] = repr(value)
+        found[entry.name] = _python(value)
     return found
+
+
+def _python(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_python, value))}{',' if len(value) == 1 else ''})"
+    if not is_dataclass(value):
+        return repr(value)
+    inner = _differences(value, {field.name: field.default for field in fields(value)})
+    arguments = ", ".join(f"{name}={text}" for name, text in inner.items())
+    return f"dkp.{type(value).__name__}({arguments})"
 
 
 def _provenance_of(layer: "Image") -> dict[str, Any]:
@@ -293,10 +310,20 @@ def _offset(factor: int, phase: str) -> float:
     return (1 / factor - 1) / 2
 
 
-def _beside(source: Source) -> np.ndarray:
-    """Return a corner right of the whole image, level with its top, in source pixels."""
+def _beside(source: Source, factors: dict[str, int], taps: dict[str, int]) -> np.ndarray:
+    """Return where a kernel's first pixel lies, in source pixels.
+
+    It stands right of the whole image, level with its top; that of a volume in the middle of its
+    planes.
+    """
     axes = source.layer_axes
-    corner = np.array([first for first, _ in source.window[: len(axes)]], float)
-    corner[axes.index("Y")] = 0.0
-    corner[axes.index("X")] = source.data.shape[axes.index("X")] + _GAP
-    return corner
+    first = np.array([start for start, _ in source.window[: len(axes)]], float)
+    corner = {"Y": 0.0, "X": source.data.shape[axes.index("X")] + _GAP}
+    for axis in source.spatial:
+        position = axes.index(axis)
+        if axis == "Z":
+            middle = (sum(source.window[position]) - 1) / 2
+            first[position] = middle - (taps[axis] - 1) / (2 * factors[axis])
+        else:
+            first[position] = corner[axis] + _offset(factors[axis], "area")
+    return first

@@ -5,22 +5,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from napari.layers import Layer
 
-from napari_dkp._napari.layers import METADATA_KEY, LayerData, kernel_contrast, kernel_over_axes
-from napari_dkp._napari.worker import Drawing
+from napari_dkp._napari.job import Begun
+from napari_dkp._napari.layers import METADATA_KEY, LayerData, kernel_contrast
+from napari_dkp._napari.shown import shown_plane
+from napari_dkp.layout import Index
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
-    from napari_dkp._napari.source import Source
-
 
 class LiveLayers:
-    """Adds image and kernel, draws states into them, and survives that a user removes them."""
+    """Adds image and kernel, whose arrays the run fills, and survives that a user removes them."""
 
-    def __init__(self, viewer: "Viewer", source: "Source", layers: list[LayerData]) -> None:
+    def __init__(self, viewer: "Viewer", begun: Begun) -> None:
         self._viewer = viewer
-        self._source = source
-        self.image, self.kernel = (Layer.create(*entry) for entry in layers[:2])
+        self._source = begun.source
+        self.image, self.kernel = (Layer.create(*entry) for entry in begun.layers[:2])
         viewer.add_layer(self.kernel)
         viewer.add_layer(self.image)
 
@@ -29,27 +29,30 @@ class LiveLayers:
         """Whether the user has removed both."""
         return not any(layer in self._viewer.layers for layer in (self.image, self.kernel))
 
-    def draw(self, drawing: Drawing) -> None:
-        """Show a state; layers that were removed stay so."""
-        index = self._source.index(drawing.plane)
-        kernel = kernel_over_axes(self._source, drawing.kernel)
-        for layer, values in ((self.image, drawing.image), (self.kernel, kernel)):
-            layer.data[index[: layer.data.ndim]] = values
-            layer.metadata[METADATA_KEY]["steps"] = drawing.step
-        self._stretch()
-        self.image.refresh()
-        self.kernel.refresh()
+    @property
+    def shown(self) -> Index | None:
+        """The plane on screen, as in `State.plane`; None where that may be several."""
+        if self._viewer.dims.ndisplay > 2:
+            return None
+        return shown_plane(self._viewer, self.image, self._source.axes, self._source.looped)
+
+    def draw(self, step: int) -> None:
+        """Show what the arrays hold by now."""
+        for layer in (self.image, self.kernel):
+            layer.metadata[METADATA_KEY]["steps"] = step
+        self._refresh()
 
     def finish(self, layers: list[LayerData]) -> None:
         """Show the result and remember how it came about."""
-        for layer, (data, options, _) in zip((self.image, self.kernel), layers, strict=False):
-            layer.data = data
+        for layer, (_, options, _) in zip((self.image, self.kernel), layers, strict=False):
             layer.metadata = options["metadata"]
-        self._stretch()
+        self._refresh()
         active = self._viewer.layers.selection.active
         for entry in layers[2:]:
             self._viewer.add_layer(Layer.create(*entry))
         self._viewer.layers.selection.active = active
 
-    def _stretch(self) -> None:
+    def _refresh(self) -> None:
         self.kernel.contrast_limits = kernel_contrast(np.asarray(self.kernel.data))
+        self.image.refresh()
+        self.kernel.refresh()

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from napari_dkp import ome
-from napari_dkp._napari.form import Form, show
-from napari_dkp._napari.source import pixel_size
+from napari_dkp._napari.editors import show
+from napari_dkp._napari.form import Form
+from napari_dkp._napari.source import layer_axes, pixel_size
+from napari_dkp.layout import is_coloured
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
-Values = dict[str, float | None]
+Values = dict[str, float | tuple[float | None, ...] | None]
 
 # Where readers leave OME metadata in a layer: napari-tiff and ndevio, napari-aicsimageio, others.
 _KEYS = ("ome_metadata", "ome_types", "ome", "OME")
@@ -89,9 +91,32 @@ def told(layer: "Image", microscopes: Sequence[ome.Microscope]) -> Values:
     names = _names(layer.name)
     wavelength = ome.common(one.wavelength(names) for one in same)
     size = pixel_size(layer) or ome.common(one.pixel_size for one in same)
-    if aperture and wavelength and size and ome.plausible(aperture, wavelength, size) is None:
-        aperture = wavelength = None
-    return {"numerical_aperture": aperture, "wavelength": wavelength, "pixel_size": size}
+    if wavelength is not None:
+        if aperture and size and ome.plausible(aperture, wavelength, size) is None:
+            aperture = wavelength = None
+        return {"numerical_aperture": aperture, "wavelength": wavelength, "pixel_size": size}
+    each = ome.common(tuple(light.wavelength for light in one.channels) for one in same) or ()
+    if len(each) != _n_channels(layer):
+        each = ()
+    if aperture and size:
+        each = tuple(
+            light if light and ome.plausible(aperture, light, size) else None for light in each
+        )
+    return {
+        "numerical_aperture": aperture,
+        "wavelength": each if any(each) else None,
+        "pixel_size": size,
+    }
+
+
+def _n_channels(layer: "Image") -> int:
+    """Return the channels that a layer holds side by side; 1 where it has no axis of them."""
+    try:
+        axes = layer_axes(layer)
+    except ValueError:
+        return 1
+    data = layer.data[0] if layer.multiscale else layer.data
+    return int(data.shape[axes.index("C")]) if "C" in axes and not is_coloured(axes) else 1
 
 
 def _names(name: str) -> set[str]:

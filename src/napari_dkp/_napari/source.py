@@ -3,21 +3,22 @@
 Nothing here imports napari or Qt: layers are read through their public attributes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_dkp import _checks
+from napari_dkp._napari.window import Bounds, part
 from napari_dkp.config import Settings
 from napari_dkp.layout import Layout, looped_axes
 
 if TYPE_CHECKING:
     from napari.layers import Image, Shapes
 
-Bounds = tuple[tuple[int, int], ...]
+Ranges = Mapping[str, tuple[int, int]]
 
 _PIXEL = "pixel"
 _LETTERS = {"t": "T", "time": "T", "c": "C", "channel": "C", "z": "Z", "y": "Y", "x": "X"}
@@ -90,6 +91,8 @@ class Source:
     window : the part to restore, one (start, stop) per array axis, in pixels.
     cropped : whether `window` is smaller than the layer along Y or X.
     plane : index along the looped axes if one plane was chosen, else None.
+    ranges : (start, stop) by axis where a range of planes was chosen, else None.
+    spatial : letters of the axes that are restored together.
     grid : of the whole layer.
     display : options that the restored image takes over as they are.
     """
@@ -101,6 +104,8 @@ class Source:
     window: Bounds
     cropped: bool
     plane: tuple[int, ...] | None
+    ranges: dict[str, tuple[int, int]] | None
+    spatial: str
     grid: Grid
     display: dict[str, Any]
 
@@ -122,35 +127,41 @@ class Source:
             return None
         return tuple(self.window[self.axes.index(axis)] for axis in "YX")
 
+    @property
+    def looped(self) -> str:
+        """Letters of the axes along which planes lie."""
+        return looped_axes(self.axes, self.spatial)
+
+    def length(self, axis: str) -> int:
+        """Return how much of an axis is restored; 1 where the layer does not have it."""
+        if axis not in self.axes:
+            return 1
+        start, stop = self.window[self.axes.index(axis)]
+        return stop - start
+
     def index(self, plane: Sequence[int]) -> tuple[int | slice, ...]:
         """Return what selects one plane, a `State.plane`, from an array with these axes."""
         if not plane:
             return (slice(None),) * len(self.axes)
-        numbers = dict(zip(looped_axes(self.axes), plane, strict=True))
+        numbers = dict(zip(self.looped, plane, strict=True))
         return tuple(numbers.get(axis, slice(None)) for axis in self.axes)
 
     def sample(self) -> np.ndarray:
         """Load the plane in the middle of the window, shape (C, Y, X)."""
-        where: list[slice] = [slice(*bounds) for bounds in self.window]
-        for axis in looped_axes(self.axes):
-            position = self.axes.index(axis)
-            middle = sum(self.window[position]) // 2
-            where[position] = slice(middle, middle + 1)
-        image = self.colours(np.asarray(self.data[tuple(where)]))
-        layout = Layout.of(image, self.axes)
-        return layout.read(image, layout.middle)
+        layout = Layout(self.axes, self.shape, self.spatial)
+        return layout.read(self.pixels(), layout.middle)
 
-    def read(self) -> np.ndarray:
-        """Load the window into memory, the alpha of RGBA included."""
-        return np.asarray(self.data[tuple(slice(*bounds) for bounds in self.window)])
+    def pixels(self) -> Any:
+        """Return what is to be restored, without the alpha of RGBA; what is lazy stays so."""
+        bounds = zip((start for start, _ in self.window), self.shape, strict=True)
+        return part(self.data, tuple((start, start + length) for start, length in bounds))
 
-    def colours(self, image: np.ndarray) -> np.ndarray:
-        """Return what `read` gave without its alpha."""
-        return image[..., :3] if self.rgb else image
-
-    def alpha(self, image: np.ndarray) -> np.ndarray | None:
-        """Return the alpha of what `read` gave, last axis of length 1, or None."""
-        return image[..., 3:] if self.rgb and image.shape[-1] > 3 else None
+    def alpha(self, plane: Sequence[int]) -> np.ndarray | None:
+        """Load the alpha of one plane of RGBA, last axis of length 1, or None."""
+        if not self.rgb or self.data.shape[-1] <= 3:
+            return None
+        index = self.index(plane)
+        return np.asarray(part(self.data, (*self.window[:-1], (3, 4)))[index])
 
     def displayed(
         self, restored: np.ndarray, alpha: np.ndarray | None, scales: Sequence[int]
@@ -168,7 +179,7 @@ class Source:
             restored = np.clip(np.rint(restored), limits.min, limits.max).astype(dtype)
         if alpha is None:
             return restored
-        for axis, factor in zip((-3, -2), scales, strict=True):
+        for axis, factor in enumerate(scales, -1 - len(scales)):
             alpha = np.repeat(alpha, factor, axis)
         return np.concatenate([restored, alpha.astype(restored.dtype)], axis=-1)
 
@@ -199,7 +210,9 @@ def source_of(
     *,
     region: "Shapes | Bounds | None" = None,
     plane: Sequence[int] | None = None,
+    ranges: Ranges | None = None,
     axes: str | None = None,
+    volume: bool = False,
 ) -> Source:
     """Describe what to restore of a layer; arguments as for `restore_layer`."""
     if not hasattr(layer, "rgb") or not hasattr(layer, "colormap"):
@@ -213,22 +226,30 @@ def source_of(
         )
     if layer.rgb and not axes.endswith("C"):
         raise ValueError(f"axes: expected C last for the colour layer {layer.name!r}; got {axes!r}")
+    spatial = "ZYX" if volume else "YX"
+    looped = looped_axes(axes, spatial)
+    if plane is not None and ranges is not None:
+        raise ValueError("ranges: expected either plane or ranges; got both")
+    if plane is not None and len(plane) != len(looped):
+        raise ValueError(
+            f"plane: expected one index for each of the axes {looped!r}; got {tuple(plane)}"
+        )
     window = [(0, int(length)) for length in data.shape]
-    if plane is not None:
-        looped = looped_axes(axes)
-        if len(plane) != len(looped):
-            raise ValueError(
-                f"plane: expected one index for each of the axes {looped!r}; got {tuple(plane)}"
-            )
-        for axis, index in zip(looped, plane, strict=True):
-            position = axes.index(axis)
-            index = _checks.integer("plane", index, 0, int(data.shape[position]) - 1)
-            window[position] = (index, index + 1)
+    for axis, index in zip(looped, plane or (), strict=plane is not None):
+        position = axes.index(axis)
+        index = _checks.integer("plane", index, 0, int(data.shape[position]) - 1)
+        window[position] = (index, index + 1)
+    for axis, bounds in (ranges or {}).items():
+        offered = looped_axes(axes)
+        if axis not in offered:
+            raise ValueError(f"ranges: expected some of the axes {offered!r}; got {axis!r}")
+        position = axes.index(axis)
+        window[position] = _range(axis, bounds, int(data.shape[position]))
     if region is not None:
-        spatial = tuple(axes.index(axis) for axis in "YX")
-        bounds = region_bounds(layer, region, spatial)
-        for position, found in zip(spatial, bounds, strict=True):
-            window[position] = found
+        positions = tuple(axes.index(axis) for axis in "YX")
+        found = region_bounds(layer, region, positions)
+        for position, bounds in zip(positions, found, strict=True):
+            window[position] = bounds
     display = {
         "axis_labels": layer.axis_labels,
         "units": layer.units,
@@ -247,6 +268,8 @@ def source_of(
         window=tuple(window),
         cropped=any(window[axes.index(axis)] != (0, data.shape[axes.index(axis)]) for axis in "YX"),
         plane=None if plane is None else tuple(int(index) for index in plane),
+        ranges=None if ranges is None else {axis: window[axes.index(axis)] for axis in ranges},
+        spatial=spatial,
         grid=Grid.of(layer),
         display=display,
     )
@@ -317,8 +340,37 @@ def region_bounds(layer: "Image", region: "Shapes | Bounds", spatial: Sequence[i
     return clipped
 
 
+def settings_for(source: Source, settings: Settings) -> Settings:
+    """Return the settings of a run on a source: with its axes, and the optics of its channels.
+
+    Raises
+    ------
+    ValueError
+        If optics are given per channel, but for another number of them.
+    """
+    settings = replace(settings, axes=source.axes)
+    optics = settings.optics
+    if not isinstance(optics, tuple):
+        return settings
+    chosen, of_layer = 1, 1
+    if "C" in source.looped:
+        position = source.axes.index("C")
+        chosen, of_layer = source.length("C"), int(source.data.shape[position])
+        if len(optics) == of_layer:
+            optics = optics[slice(*source.window[position])]
+    if len(optics) != chosen:
+        raise ValueError(
+            f"optics: expected those of one channel, or of each of the {of_layer} of the layer "
+            f"{source.name!r}; got {len(optics)}"
+        )
+    # Of a single channel they are those of the image.
+    return replace(settings, optics=optics if chosen > 1 else optics[0])
+
+
 def kernel_array(kernel: "np.ndarray | Image", source: Source, settings: Settings) -> np.ndarray:
-    """Return a known PSF as an array, shape (K, K); a layer is checked for its pixel size.
+    """Return a known PSF as an array, shape (K, K) or, for volumes, (K, K, K).
+
+    A layer is checked for its pixel size.
 
     Raises
     ------
@@ -327,24 +379,33 @@ def kernel_array(kernel: "np.ndarray | Image", source: Source, settings: Setting
     """
     if not _is_layer(kernel):
         return np.asarray(kernel)
+    ndim = len(source.spatial)
     values = np.asarray(kernel.data[0] if kernel.multiscale else kernel.data)
-    if values.ndim > 2:
-        planes = values.reshape(-1, *values.shape[-2:])
+    if values.ndim > ndim:
+        planes = values.reshape(-1, *values.shape[-ndim:])
         if (planes != planes[0]).any():
             raise ValueError(
                 f"kernel: expected one plane; got the layer {kernel.name!r} with {len(planes)}"
             )
         values = planes[0]
-    spatial = [source.axes.index(axis) for axis in "YX"]
-    wanted = source.grid.scale[spatial] / np.array(settings.scales(2), np.float64)
-    got = np.array(kernel.scale, np.float64)[-2:]
+    spatial = [source.axes.index(axis) for axis in source.spatial]
+    wanted = source.grid.scale[spatial] / np.array(settings.scales(ndim), np.float64)
+    got = np.array(kernel.scale, np.float64)[-ndim:]
     calibrated = (got != 1).any() or str(kernel.units[-1]) != _PIXEL
-    if calibrated and not np.allclose(got, wanted, rtol=0.01):
+    if calibrated and (len(got) != ndim or not np.allclose(got, wanted, rtol=0.01)):
         raise ValueError(
             f"kernel: expected restored pixels, {_sizes(wanted)} {kernel.units[-1]}; the layer "
             f"{kernel.name!r} has {_sizes(got)}. Resample it to that pixel size"
         )
     return values
+
+
+def _range(axis: str, bounds: Sequence[int], length: int) -> tuple[int, int]:
+    """Check a range along an axis of some length."""
+    if len(bounds) != 2:
+        raise ValueError(f"ranges: expected (start, stop) along {axis}; got {tuple(bounds)}")
+    start = _checks.integer("ranges", bounds[0], 0, length - 1)
+    return start, _checks.integer("ranges", bounds[1], start + 1, length)
 
 
 def _corners(layer: "Image", shapes: "Shapes") -> np.ndarray:

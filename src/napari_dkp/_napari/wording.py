@@ -34,6 +34,7 @@ class Entry:
     unit : what stands behind a real number.
     names : of the options of a choice, by value.
     is_model : the text names a diffusion model.
+    per_channel : each channel may have a number of its own.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Entry:
     unit: str = ""
     names: dict[str, str] | None = None
     is_model: bool = False
+    per_channel: bool = False
 
 
 ENTRIES: dict[type, dict[str, Entry]] = {
@@ -58,7 +60,11 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Axes",
             "Meaning of each image axis, e.g. ZYX or TCYX; empty: from the layer's axis labels.",
         ),
-        "volume": Entry("Volume", "Restore Z together with Y and X, under a kernel of three axes."),
+        "volume": Entry(
+            "Volume",
+            "Restore Z together with Y and X, under a kernel of three axes, by Richardson–Lucy. "
+            "Otherwise plane by plane.",
+        ),
         "method": Entry(
             "Method",
             "How the image is restored: by a network that is fitted to this image alone, by one "
@@ -317,7 +323,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Aperture (NA)", "Numerical aperture of the objective.", 0, 2, unset="unknown"
         ),
         "wavelength": Entry(
-            "Wavelength", "Of the light that the camera sees.", 0, 1e6, unset="unknown", unit="nm"
+            "Wavelength",
+            "Of the light that the camera sees. Where channels differ: one for each, with commas "
+            "between them.",
+            unset="unknown",
+            unit="nm",
+            per_channel=True,
         ),
         "pixel_size": Entry(
             "Pixel size", "Of the image, in the specimen.", 0, 1e9, unset="unknown", unit="nm"

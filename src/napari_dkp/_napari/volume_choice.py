@@ -1,0 +1,73 @@
+"""Whether Z is restored together with Y and X, and how much finer it becomes."""
+
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QWidget
+
+from napari_dkp._napari.editors import Factor, Switch
+from napari_dkp._napari.wording import ENTRIES
+from napari_dkp.config import Settings
+
+
+class VolumeChoice(QWidget):
+    """A check box for `Settings.volume` and, once it is on, the scale along Z.
+
+    It is offered for layers with Z only; for others it counts as off.
+    """
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        entry = ENTRIES[Settings]["volume"]
+        self.check = Switch()
+        self.check.setText("Restore as a volume (3-D)")
+        self.check.setToolTip(entry.tip)
+        self.factor = Factor(ENTRIES[Settings]["scale"])
+        self.factor.setToolTip("Restored planes per plane of the image.")
+        self._along = QLabel("Z")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.check)
+        row.addStretch()
+        row.addWidget(self._along)
+        row.addWidget(self.factor)
+        self.check.edited.connect(self._changed)
+        self.factor.edited.connect(self.edited)
+        self.offer(False)
+
+    def offer(self, possible: bool) -> None:
+        """Show the choice where a layer has Z."""
+        self._offered = possible
+        self.setVisible(possible)
+        self._show_factor()
+
+    def values(self, scale: int) -> dict[str, Any]:
+        """Return the fields of `Settings` that are decided here.
+
+        Parameters
+        ----------
+        scale : along Y and X.
+        """
+        if not (self._offered and self.check.value()):
+            return {"volume": False, "scale": scale}
+        along = self.factor.value()
+        return {"volume": True, "scale": scale if along == scale else (along, scale, scale)}
+
+    def set_values(self, settings: Settings) -> int | tuple[int, ...]:
+        """Show settings; return the scale along Y and X."""
+        self.check.set_value(settings.volume)
+        if not settings.volume:
+            return settings.scale
+        along, *lateral = settings.scales(3)
+        self.factor.set_value(along)
+        return tuple(lateral)
+
+    def _changed(self) -> None:
+        self._show_factor()
+        self.edited.emit()
+
+    def _show_factor(self) -> None:
+        for part in (self._along, self.factor):
+            part.setVisible(self.check.isChecked())
