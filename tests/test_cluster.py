@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, as_completed, futures_of
 from scipy import ndimage
 from tiny import TINY
 
-from napari_dkp import iter_restore, restore, restore_dask, stack, tasks
+from napari_dkp import iter_restore, restore, restore_dask, stack, tasks, tile_size
 
 # Planes of this method are restored one by one, after a pilot.
 COUNTED = TINY | {"method": "richardson-lucy", "kernel_family": "gaussian", "iterations": 3}
@@ -276,7 +276,7 @@ def test_a_task_has_the_threads_of_its_worker(worker, monkeypatch):
 
 
 def test_tiles_are_as_large_as_the_memory_of_the_worker_allows(worker, monkeypatch):
-    monkeypatch.setattr(stack, "_SURELY_FREE", 0)
+    monkeypatch.setattr(tile_size, "_SURELY_FREE", 0)
     worker.state.nthreads = 1
     tiles = []
     iterate = stack.Run.iterate

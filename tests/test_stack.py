@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from tiny import TINY, settings
 
-from napari_dkp import block, iter_restore, restore, stack
+from napari_dkp import block, iter_restore, restore, stack, tile_size
 from napari_dkp.config import (
     DIPConfig,
     NoiseConfig,
@@ -363,9 +363,9 @@ def test_states_are_not_written_again(tiny, search):
 def fetched(monkeypatch) -> list[int]:
     """Count the states whose arrays leave the device, by their step."""
     steps: list[int] = []
-    fetch = stack._fetched
+    fetch = stack.fetched
     monkeypatch.setattr(
-        stack, "_fetched", lambda state, *how: steps.append(state.step) or fetch(state, *how)
+        stack, "fetched", lambda state, *how: steps.append(state.step) or fetch(state, *how)
     )
     return steps
 
@@ -1383,8 +1383,8 @@ def test_tiles_cannot_wrap():
 
 
 def test_a_circular_image_that_is_large_for_the_memory_is_not_taken_apart(monkeypatch):
-    monkeypatch.setattr(stack, "_SURELY_FREE", 0)
-    monkeypatch.setattr(stack, "free_memory", lambda _: 10**6)
+    monkeypatch.setattr(tile_size, "_SURELY_FREE", 0)
+    monkeypatch.setattr(tile_size, "free_memory", lambda _: 10**6)
     chosen = settings(boundary="circular")
     assert Run(picture(70, 64), chosen).settings.tile is None
     assert Run(picture(70, 64), settings()).settings.tile == 32

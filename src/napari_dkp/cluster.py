@@ -8,7 +8,8 @@ import numpy as np
 from napari_dkp import tasks
 from napari_dkp.api import iter_restore, spell_out
 from napari_dkp.config import Settings
-from napari_dkp.stack import Run, as_array
+from napari_dkp.planes import as_array
+from napari_dkp.stack import Run
 
 if TYPE_CHECKING:
     import dask.array as da

@@ -52,6 +52,11 @@ class Layout:
         """Whether planes have colours."""
         return is_coloured(self.axes)
 
+    @property
+    def colours(self) -> int:
+        """Colours of a plane; 1 where it is grey."""
+        return self.shape[self.axes.index("C")] if self.coloured else 1
+
     @cached_property
     def looped(self) -> str:
         """Letters of the axes along which planes lie, in their order."""

@@ -1,11 +1,9 @@
 """Planes of an image, channel after channel: a run that can be watched, and its result."""
 
-import math
 import traceback
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -16,17 +14,18 @@ from torch import Tensor
 from napari_dkp import _checks, sharing
 from napari_dkp.block import Block
 from napari_dkp.choice import choose
-from napari_dkp.config import LEAST_TILE, Settings
+from napari_dkp.config import Settings
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import free_memory, is_out_of_memory, resolve_device
+from napari_dkp.device import is_out_of_memory, resolve_device
 from napari_dkp.diffusion import loading
-from napari_dkp.intensity import Scaling
+from napari_dkp.groups import Group, groups
 from napari_dkp.layout import Index, Layout
 from napari_dkp.plan import Plan
-from napari_dkp.plane import bytes_per_pixel, likely_steps, planes_together, planned_steps
+from napari_dkp.plane import likely_steps, planes_together, planned_steps
+from napari_dkp.planes import Planes, as_array, as_seen, fetched, joined, sealed
 from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop, Unfetched
-from napari_dkp.tiling import Tiling
+from napari_dkp.tile_size import TileSize
 
 States = Generator[State[np.ndarray], None, None]
 Found = TypeVar("Found")
@@ -81,13 +80,11 @@ class Run:
         _checks.real_dtype("image", np.dtype(image.dtype))
         self.layout = layout = Layout.of(image, settings.axes, settings.spatial)
         self.device = resolve_device(settings.device)
-        self._image = image
+        self._planes = Planes(image, layout)
         self._keep = keep
-        self._memory = memory
         self.n_planes = len(layout.planes)
-        self._check_values()
         choice = choose(
-            partial(self._load, layout.middle),
+            partial(self._planes.load, layout.middle),
             replace(settings, axes=layout.axes).of_channel(layout.channel(layout.middle)),
             known_kernel=kernel is not None,
         )
@@ -107,13 +104,12 @@ class Run:
             layout.lr_shape, self._scales, sizes, self.settings.phase, self.settings.boundary
         )
         _checks.not_smaller_than_kernel("image", layout.lr_shape, self._scales, sizes)
-        # Neighbouring tiles share what the kernel reaches, and the image beyond as far again.
-        self._overlap: int = max(
-            math.ceil(_REACH * taps / s) for taps, s in zip(sizes, self._scales, strict=True)
-        )
-        self._channels = layout.shape[-1] if layout.coloured else 1  # of a plane
-        self._set_side(self._affordable_side())
-        self.groups = self._grouped()
+        shared = self.settings.share_kernel and self.n_planes > 1
+        together = planes_together(self.settings, layout.colours) if shared else 1
+        channels = min(together, self.n_planes) * layout.colours
+        self._tiles = TileSize(self.settings, self._model, channels, self.device, memory)
+        self._keep_to_tiles()
+        self.groups = groups(layout, self.settings, known_kernel=kernel is not None)
         self.plans: dict[int, Plan | None] = {}
         self._steps = 0
         self._reset()
@@ -205,7 +201,7 @@ class Run:
                 self._states[state.plane] = state
         states = [self._states.get(index) for index in self.layout.planes]
         planes = [
-            self._interpolated(index) if state is None else state.image
+            self._planes.interpolated(index, self._model) if state is None else state.image
             for index, state in zip(self.layout.planes, states, strict=True)
         ]
         kernels = [(state or latest).kernel for state in states]
@@ -228,8 +224,10 @@ class Run:
             choice=self.choice,
             notes=tuple(self.notes),
             reports=reports,
-            residual=self._map([None if r is None else r.residual for r in reports]),
-            uncertainty=self._map([None if r is None else r.uncertainty for r in reports]),
+            residual=joined([None if r is None else r.residual for r in reports], self.layout),
+            uncertainty=joined(
+                [None if r is None else r.uncertainty for r in reports], self.layout
+            ),
         )
 
     def unfinished(self) -> States:
@@ -242,7 +240,7 @@ class Run:
             return
         for number, index in enumerate(running.indices):
             yield Unfetched.of(
-                partial(_fetched, running.state, running.block, number, self.layout),
+                partial(fetched, running.state, running.block, number, self.layout),
                 step=self._steps,
                 n_steps=self.n_steps,
                 loss=running.state.loss,
@@ -275,35 +273,20 @@ class Run:
 
     # What there is to do
 
-    def _grouped(self) -> list["Group"]:
-        """Return the planes that have something in common, channel after channel."""
-        photons = self.settings.method == "richardson-lucy"
-        groups = []
-        by_channel = sorted(self.layout.planes, key=self.layout.channel)
-        for channel, members in groupby(by_channel, self.layout.channel):
-            planes = list(members)
-            shared = self.settings.share_kernel and len(planes) > 1
-            size = planes_together(self.settings, self._channels) if shared else 1
-            blocks = [planes[i : i + size] for i in range(0, len(planes), size)]
-            # Of a known kernel only a route is left to be found.
-            piloted = shared and len(blocks) > 1 and (photons or self._kernel is None)
-            groups.append(Group(channel, blocks, piloted, planes))
-        return groups
-
-    def _planned(self, group: "Group") -> int:
+    def _planned(self, group: Group) -> int:
         """Return the image steps that a group probably takes."""
         plan = self.plans.get(group.channel)
         if plan is not None:
-            return len(group.blocks) * len(self._tiling) * planned_steps(self.settings, plan)
+            return len(group.blocks) * len(self._tiles.tiling) * planned_steps(self.settings, plan)
         pilot = planned_steps(self.settings, self._given) if group.piloted else 0
         return pilot + len(group.blocks) * self._likely(group.piloted)
 
     def _likely(self, piloted: bool) -> int:
         """Return the image steps that a block probably takes, where its plan is not known."""
         given = self._given
-        if len(self._tiling) > 1:
+        if self._tiles.tiled:
             own = 0 if piloted else planned_steps(self.settings, given)
-            return own + len(self._tiling) * likely_steps(self.settings, given)
+            return own + len(self._tiles.tiling) * likely_steps(self.settings, given)
         return (likely_steps if piloted else planned_steps)(self.settings, given)
 
     @property
@@ -320,55 +303,14 @@ class Run:
         restored = (s * n for s, n in zip(self._scales, shape, strict=True))
         return tuple(min(taps, n - (n + 1) % 2) for taps, n in zip(sizes, restored, strict=True))
 
-    # How large tiles are
-
-    def _affordable_side(self) -> int:
-        """Return the largest side of a tile that memory allows, or the one that is asked for."""
-        whole = max(self.layout.lr_shape)
-        if self.settings.tile is not None:
-            return self.settings.tile
-        if self.settings.boundary == "circular":
-            return whole  # a tile cannot wrap: what does not fit goes to the CPU
-        shared = self.settings.share_kernel and self.n_planes > 1
-        planes = min(planes_together(self.settings, self._channels), self.n_planes) if shared else 1
-        each = bytes_per_pixel(self.settings, planes * self._channels)
-        pixels = math.prod(self._model.domain_shape)
-        if each * pixels <= _SURELY_FREE:
-            return whole
-        free = free_memory(self.device)
-        if self._memory is not None and self.device.type == "cpu":
-            free = min(free, self._memory)
-        room = _SHARE_OF_MEMORY * free
-        if each * pixels <= room:
-            return whole
-        beyond = max(self._model.kernel_shape)
-        side = (room / each) ** (1 / self._model.ndim) - beyond
-        return int(side) // max(self._scales)
-
-    @property
-    def _least_side(self) -> int:
-        """Samples along each side of a tile, at least."""
-        return max(2 * self._overlap, LEAST_TILE)
-
-    def _set_side(self, side: int) -> None:
-        """Take tiles of so many samples along each axis; the settings remember where they count."""
-        whole = max(self.layout.lr_shape)
-        if side < whole:
-            if self.settings.boundary == "circular":
-                raise ValueError("tile: expected none with boundary 'circular': a tile cannot wrap")
-            side = max(side, self._least_side)
-        self._side = min(side, whole)
-        self._tiling = Tiling(self.layout.lr_shape, self._side, self._overlap)
-        if len(self._tiling) > 1:
-            self.settings = replace(self.settings, tile=self._side)
+    # Where memory runs out
 
     def _shrink(self) -> bool:
         """Take smaller tiles, or the CPU; False where neither is left."""
-        side = self._side // 2
         where = f"Memory ran out on {self.device}"
-        if side >= self._least_side and self.settings.boundary != "circular":
-            self._set_side(side)
-            self._say(f"{where}: tiles are now {self._side} pixels wide.")
+        if self._tiles.halve():
+            self._keep_to_tiles()
+            self._say(f"{where}: tiles are now {self._tiles.side} pixels wide.")
         elif self.device.type != "cpu":
             self.device = torch.device("cpu")
             self._say(f"{where}: the run goes on on the CPU.")
@@ -377,6 +319,11 @@ class Run:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True
+
+    def _keep_to_tiles(self) -> None:
+        """Let the settings remember tiles, where they count."""
+        if self._tiles.tiled:
+            self.settings = replace(self.settings, tile=self._tiles.side)
 
     def _say(self, note: str) -> None:
         self.notes.append(note)
@@ -396,11 +343,11 @@ class Run:
             for position, block in enumerate(group.blocks, 1):
                 each = self._likely(False)
                 if group.piloted and plan is not None:
-                    each = len(self._tiling) * planned_steps(self.settings, plan)
+                    each = len(self._tiles.tiling) * planned_steps(self.settings, plan)
                 self._steps_after = later + (len(group.blocks) - position) * each
                 yield from self._restore(block, plan)
 
-    def _find(self, group: "Group") -> States:
+    def _find(self, group: Group) -> States:
         pilot = partial(self._pilot, group.planes, group.blocks[0][0])
         self.plans[group.channel] = yield from self._within_memory(pilot)
 
@@ -409,8 +356,8 @@ class Run:
     ) -> Generator[State[np.ndarray], None, Plan | None]:
         """Find in pieces of planes what these have in common; None where there is no contrast."""
         # They take no more memory than a tile does.
-        size = tuple(min(n, self._side) for n in self.layout.lr_shape)
-        found = sharing.pieces(self._load, planes, size, self._overlap)
+        size = tuple(min(n, self._tiles.side) for n in self.layout.lr_shape)
+        found = sharing.pieces(self._planes.load, planes, size, self._tiles.overlap)
         if not found:
             return self._given
         shape = tuple(found[0].shape[1:])
@@ -419,10 +366,9 @@ class Run:
             model = replace(model, lr_shape=shape, boundary="free")
         settings = self.settings.of_channel(self.layout.channel(shown))
         block = Block(found, settings, model, self.device)
-        # A state that holds the run would be held by it, and outlive its last reference.
-        interpolated = partial(_interpolated, self._image, shown, self.layout, self._model)
         for state in block.run(self._given):
-            fetch = partial(_searched, state, interpolated)
+            # A state that held the run would be held by it, and outlive its last reference.
+            fetch = partial(self._planes.unrestored, state, shown, self._model)
             scale = block.scaling.range
             yield self._state(state, fetch, shown, scale, searching=True)
         self._steps_before += planned_steps(self.settings, self._given)
@@ -430,7 +376,7 @@ class Run:
 
     def _restore(self, indices: list[Index], plan: Plan | None) -> States:
         """Restore planes together."""
-        planes = {index: self._load(index) for index in indices}
+        planes = {index: self._planes.load(index) for index in indices}
         flat = [index for index, plane in planes.items() if plane.min() == plane.max()]
         planes = {index: plane for index, plane in planes.items() if index not in flat}
         if planes:
@@ -454,8 +400,8 @@ class Run:
 
     def _attempt(self, planes: dict[Index, np.ndarray], plan: Plan | None) -> States:
         first = next(iter(planes))
-        tiling = self._tiling
-        if len(tiling) > 1 and (plan is None or self._lacks_route(plan)):
+        tiling = self._tiles.tiling
+        if self._tiles.tiled and (plan is None or self._lacks_route(plan)):
             plan = yield from self._pilot(list(planes), first)
             if plan is None:
                 self._diverged = True
@@ -467,7 +413,7 @@ class Run:
         scale = block.scaling.range
         for state in block.run(plan, tiling):
             self._running = _Running(list(planes), block, state)
-            fetch = partial(_fetched, state, block, 0, self.layout)
+            fetch = partial(fetched, state, block, 0, self.layout)
             if state.stop is Stop.RUNNING:
                 yield self._state(state, fetch, first, scale, together=len(planes))
         self._diverged |= state.stop is Stop.DIVERGED
@@ -475,11 +421,11 @@ class Run:
         for number, (index, report) in enumerate(zip(planes, reports, strict=True)):
             yield self._state(
                 state,
-                partial(_fetched, state, block, number, self.layout),
+                partial(fetched, state, block, number, self.layout),
                 index,
                 scale,
                 stop=self._stop(),
-                report=self._as_seen(report, block.scaling),
+                report=as_seen(report, block.scaling, self.layout),
                 done=True,
                 together=len(planes),
             )
@@ -534,8 +480,8 @@ class Run:
         return State(
             step=self._steps_before,
             n_steps=self.n_steps,
-            image=_sealed(self._interpolated(index)),
-            kernel=_sealed(kernel.copy()),
+            image=sealed(self._planes.interpolated(index, self._model)),
+            kernel=sealed(kernel.copy()),
             loss=0.0,
             residual=0.0,
             stop=self._stop(),
@@ -552,68 +498,6 @@ class Run:
             return Stop.RUNNING
         return Stop.DIVERGED if self._diverged else Stop.COMPLETED
 
-    # Planes and images
-
-    def _load(self, index: Index) -> np.ndarray:
-        """Load one plane in its own type, shape (C, *lr_shape), and check it."""
-        plane = self.layout.read(self._image, index)
-        name = f"image, plane {index}" if self.layout.looped else "image"
-        _checks.finite(name, plane)
-        _checks.within_float32("image", plane)
-        return plane
-
-    def _check_values(self) -> None:
-        """Check arrays in memory and single planes now; lazy planes are when they are read."""
-        if isinstance(self._image, np.ndarray):
-            _checks.finite("image", self._image)
-        if self.n_planes == 1:
-            plane = self._load(self.layout.middle)
-            _checks.varying("image", plane)
-
-    def _interpolated(self, index: Index) -> np.ndarray:
-        return _interpolated(self._image, index, self.layout, self._model)
-
-    def _as_seen(self, report: Report | None, scaling: Scaling) -> Report | None:
-        """Give the images of a report the axes, and the unit, that users know."""
-        if report is None:
-            return None
-        residual, uncertainty = report.residual, report.uncertainty
-        if residual is not None:
-            residual = self.layout.as_read(residual)
-        if uncertainty is not None:
-            uncertainty = self.layout.as_read(scaling.range * uncertainty)
-        return replace(report, residual=residual, uncertainty=uncertainty)
-
-    def _map(self, planes: list[np.ndarray | None]) -> np.ndarray | None:
-        """Put what some planes have where the input has its planes."""
-        present = [plane for plane in planes if plane is not None]
-        if not present:
-            return None
-        empty = np.full_like(present[0], np.nan)
-        return self.layout.assembled([empty if plane is None else plane for plane in planes])
-
-
-@dataclass(frozen=True)
-class Group:
-    """Planes that have a kernel in common, or one plane.
-
-    Attributes
-    ----------
-    channel : that they belong to.
-    blocks : planes that are restored together.
-    piloted : whether what they have in common is found first.
-    planes : all of them.
-    """
-
-    channel: int
-    blocks: list[list[Index]]
-    piloted: bool
-    planes: list[Index]
-
-    def without(self, done: frozenset[Index]) -> "Group":
-        """Return the group less the blocks all of whose planes are done."""
-        return replace(self, blocks=[each for each in self.blocks if not done.issuperset(each)])
-
 
 @dataclass(frozen=True, eq=False)
 class _Running:
@@ -622,52 +506,3 @@ class _Running:
     indices: list[Index]
     block: Block
     state: State[Tensor]
-
-
-# Neighbouring tiles share so many times what a kernel spans.
-_REACH = 2.0
-# Bytes that are not worth to look whether they are free, and the share of those free to be taken.
-_SURELY_FREE = 2**30
-_SHARE_OF_MEMORY = 0.6
-
-
-def _fetched(
-    state: State[Tensor], block: Block, number: int, layout: Layout
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bring image and kernel of one of a block's planes to the host, as users see them."""
-    image = block.of_plane(number, state.image).cpu().numpy()
-    return _sealed(layout.as_read(block.scaling.restore(image))), _host(state.kernel)
-
-
-def _searched(
-    state: State[Tensor], interpolated: Callable[[], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the kernel that is being sought to the host; there is no image of the plane yet."""
-    return _sealed(interpolated()), _host(state.kernel)
-
-
-def _interpolated(image: Any, index: Index, layout: Layout, model: Degradation) -> np.ndarray:
-    """Return a plane's source on the HR grid, zero where the source is not finite."""
-    plane = layout.read(image, index).astype(np.float32)
-    plane = np.nan_to_num(plane, posinf=0.0, neginf=0.0)
-    return layout.as_read(model.upsample(torch.from_numpy(plane)).numpy())
-
-
-def _host(kernel: Tensor) -> np.ndarray:
-    return _sealed(kernel.cpu().numpy().copy())
-
-
-def _sealed(array: np.ndarray) -> np.ndarray:
-    """Make what is handed out read-only: the run goes on from it."""
-    array.flags.writeable = False
-    return array
-
-
-def as_array(image: Any) -> Any:
-    """Return something with shape, dtype and slicing; lazy arrays stay lazy."""
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        return (image.float() if image.dtype == torch.bfloat16 else image).numpy()
-    if all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__")):
-        return image
-    return np.asarray(image)

@@ -11,8 +11,9 @@ from dask.graph_manipulation import bind
 from dask.highlevelgraph import HighLevelGraph
 
 from napari_dkp import sharing, tasks
+from napari_dkp.groups import Group
 from napari_dkp.layout import Index
-from napari_dkp.stack import Group, Run
+from napari_dkp.stack import Run
 
 
 class TaskGraph:

@@ -1,0 +1,101 @@
+"""How large tiles are: as memory allows, and smaller where it runs out."""
+
+import math
+
+import torch
+
+from napari_dkp.config import LEAST_TILE, Settings
+from napari_dkp.degradation import Degradation
+from napari_dkp.device import free_memory
+from napari_dkp.plane import bytes_per_pixel
+from napari_dkp.tiling import Tiling
+
+
+class TileSize:
+    """Decides on the tiles of planes that are restored together.
+
+    Parameters
+    ----------
+    settings : resolved settings; `tile` is kept to, where it is not None.
+    model : forward model of a plane.
+    channels : of all planes together.
+    device : that they are restored on.
+    memory : bytes that a restoration may take on the CPU, at most; None for those that are free.
+
+    Attributes
+    ----------
+    side : samples along each axis of a tile, at most.
+    overlap : samples that neighbours share.
+    tiling : of a plane.
+
+    Raises
+    ------
+    ValueError
+        If tiles are asked for where the image wraps.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Degradation,
+        channels: int,
+        device: torch.device,
+        memory: int | None = None,
+    ) -> None:
+        self._model = model
+        self._wraps = model.boundary == "circular"
+        # Neighbours share what the kernel reaches, and the image beyond as far again.
+        reach = zip(model.kernel_shape, model.scale, strict=True)
+        self.overlap = max(math.ceil(_REACH * taps / s) for taps, s in reach)
+        asked = settings.tile
+        if asked is None:
+            asked = self._affordable(bytes_per_pixel(settings, channels), device, memory)
+        self._set(asked)
+
+    @property
+    def tiled(self) -> bool:
+        """Whether planes are taken apart."""
+        return len(self.tiling) > 1
+
+    def halve(self) -> bool:
+        """Take tiles of half the side; False where that is too small, or the image wraps."""
+        if self._wraps or self.side // 2 < self._least:
+            return False
+        self._set(self.side // 2)
+        return True
+
+    @property
+    def _least(self) -> int:
+        return max(2 * self.overlap, LEAST_TILE)
+
+    def _set(self, side: int) -> None:
+        whole = max(self._model.lr_shape)
+        if side < whole:
+            if self._wraps:
+                raise ValueError("tile: expected none with boundary 'circular': a tile cannot wrap")
+            side = max(side, self._least)
+        self.side = min(side, whole)
+        self.tiling = Tiling(self._model.lr_shape, self.side, self.overlap)
+
+    def _affordable(self, each: float, device: torch.device, memory: int | None) -> int:
+        """Return the side of a tile that memory allows, at `each` bytes per restored pixel."""
+        model = self._model
+        whole = max(model.lr_shape)
+        wanted = each * math.prod(model.domain_shape)
+        if self._wraps or wanted <= _SURELY_FREE:
+            return whole  # what wraps and does not fit goes to the CPU
+        free = free_memory(device)
+        if memory is not None and device.type == "cpu":
+            free = min(free, memory)
+        room = _SHARE_OF_MEMORY * free
+        if wanted <= room:
+            return whole
+        side = (room / each) ** (1 / model.ndim) - max(model.kernel_shape)
+        return int(side) // max(model.scale)
+
+
+# Neighbouring tiles share so many times what a kernel spans.
+_REACH = 2.0
+# Bytes that are not worth to look whether they are free, and the share of those free to be taken.
+_SURELY_FREE = 2**30
+_SHARE_OF_MEMORY = 0.6
