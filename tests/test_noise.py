@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from napari_dkp.config import NoiseConfig
-from napari_dkp.noise import Noise, estimate, of_plane, split
+from napari_dkp.noise import Noise, estimate, local_mean, of_plane, split
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -247,3 +247,13 @@ def test_weights_are_the_inverse_of_the_variance():
 def test_weights_are_finite_in_the_dark():
     weights = Noise(1.0, 0.0).weights(torch.zeros(1, 20, 20))
     torch.testing.assert_close(weights, torch.ones(1, 20, 20))
+
+
+@pytest.mark.parametrize("planes", range(1, 7))
+def test_means_are_local_also_where_a_volume_has_few_planes(planes):
+    volume = torch.zeros(1, planes, 9, 9)
+    volume[0, planes // 2, 4, 4] = 1.0
+    means = local_mean(volume)
+    assert means.shape == volume.shape
+    assert float(means.max()) > 0
+    torch.testing.assert_close(local_mean(torch.ones(2, planes, 9, 9)), torch.ones(2, planes, 9, 9))

@@ -95,10 +95,12 @@ def split(counts: Tensor, generator: Generator) -> Tensor:
 def local_mean(data: Tensor) -> Tensor:
     """Return the mean over five pixels along each of two or three spatial axes, (C, *spatial).
 
-    At borders it is over those that are there.
+    At borders it is over those that are there; along an axis of fewer than five over three or one.
     """
     pool = functional.avg_pool3d if data.ndim == 4 else functional.avg_pool2d
-    mean: Tensor = pool(data[None], 5, 1, 2, count_include_pad=False)
+    width = [min(5, n - (n + 1) % 2) for n in data.shape[1:]]
+    half = [n // 2 for n in width]
+    mean: Tensor = pool(data[None], width, 1, half, count_include_pad=False)
     return mean[0]
 
 

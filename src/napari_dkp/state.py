@@ -1,7 +1,7 @@
 """What a run hands out: immutable states on the way, a restoration at the end."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -80,10 +80,10 @@ class Unfetched(State[Array]):
     _fetch: Callable[[], tuple[Array, Array]] | None
 
     @classmethod
-    def of(cls, fetch: Callable[[], tuple[Array, Array]], **fields: Any) -> "Unfetched[Array]":
-        """Return a state of these fields; its image and its kernel are what `fetch` returns."""
+    def of(cls, fetch: Callable[[], tuple[Array, Array]], **values: Any) -> "Unfetched[Array]":
+        """Return a state of these values; its image and its kernel are what `fetch` returns."""
         state = cls.__new__(cls)
-        for name, value in {"_fetch": fetch, **fields}.items():
+        for name, value in {"_fetch": fetch, **_USUAL, **values}.items():
             object.__setattr__(state, name, value)
         return state
 
@@ -98,6 +98,9 @@ class Unfetched(State[Array]):
             object.__setattr__(self, "kernel", kernel)
             object.__setattr__(self, "_fetch", None)
         return object.__getattribute__(self, name)
+
+
+_USUAL = {each.name: each.default for each in fields(State) if each.default is not MISSING}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

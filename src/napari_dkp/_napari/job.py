@@ -173,6 +173,7 @@ class Job:
             len(layout.planes),
             source.length("C") if "C" in source.looped else 1,
             shared=run.settings.share_kernel,
+            each="volume" if run.settings.volume else "plane",
         )
         residuals: list[float] = []
         sent: float | None = None

@@ -7,6 +7,7 @@ file that it was read from.
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -52,7 +53,8 @@ class OpticsFilling:
         """Show what is told of a layer, and what was typed for it before."""
         before = None if self._layer is None else self._layer()
         if before is not None:
-            self._typed[before] = self.typed
+            with suppress(ValueError):  # what cannot be read is no loss
+                self._typed[before] = self.typed
         self._layer = None if layer is None else ref(layer)
         self._show(dict.fromkeys(self._told) if layer is None else told(layer, self._of(layer)))
         self._told = self._form.values()  # rounded as the form does

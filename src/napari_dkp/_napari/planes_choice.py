@@ -7,7 +7,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from napari_dkp._napari.editors import Choice
-from napari_dkp._napari.form import LABEL_WIDTH, add_row, form_layout
+from napari_dkp._napari.form import add_row, form_layout
 from napari_dkp._napari.source import Ranges
 
 _WAYS = {
@@ -27,20 +27,18 @@ class PlanesChoice(QWidget):
         super().__init__()
         self.way = Choice(_WAYS, _WAYS)
         self.way.setToolTip("Restore all planes of a stack and all channels, or some.")
-        self.rows = {axis: RangeRow(axis) for axis in "TCZ"}
+        self.rows = {axis: Range() for axis in "TCZ"}
         self._lengths: dict[str, int] = {}
-        top, self._ranges = QWidget(), QWidget()
-        add_row(form_layout(top), "Planes", self.way)
-        below = QVBoxLayout(self._ranges)
-        below.setContentsMargins(LABEL_WIDTH + 10, 0, 0, 0)
-        for row in self.rows.values():
-            below.addWidget(row)
-            row.edited.connect(self.edited)
         both = QVBoxLayout(self)
         both.setContentsMargins(0, 0, 0, 0)
         both.setSpacing(6)
-        both.addWidget(top)
-        both.addWidget(self._ranges)
+        self._parts: dict[str, QWidget] = {}
+        for label, part in {"Planes": self.way, **self.rows}.items():
+            self._parts[label] = QWidget()
+            add_row(form_layout(self._parts[label]), label, part)
+            both.addWidget(self._parts[label])
+        for row in self.rows.values():
+            row.edited.connect(self.edited)
         self.way.edited.connect(self._changed)
         self.offer({})
 
@@ -53,7 +51,6 @@ class PlanesChoice(QWidget):
         """
         self._lengths = {axis: length for axis, length in lengths.items() if length > 1}
         for axis, row in self.rows.items():
-            row.setVisible(axis in self._lengths)
             row.set_length(self._lengths.get(axis, 1))
         self.way.enable("time", "T" in self._lengths and len(self._lengths) > 1)
         self.setVisible(bool(self._lengths))
@@ -93,24 +90,24 @@ class PlanesChoice(QWidget):
         self.edited.emit()
 
     def _show_ranges(self) -> None:
-        self._ranges.setVisible(self.value() == "range")
+        for axis in self.rows:
+            self._parts[axis].setVisible(self.value() == "range" and axis in self._lengths)
 
 
-class RangeRow(QWidget):
+class Range(QWidget):
     """First and last index along one axis, in the numbers of its slider."""
 
     edited = Signal()
 
-    def __init__(self, axis: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.first, self.last = QSpinBox(), QSpinBox()
-        name = QLabel(axis)
-        name.setFixedWidth(14)
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        for part, stretch in ((name, 0), (self.first, 1), (QLabel("to"), 0), (self.last, 1)):
+        for part, stretch in ((self.first, 1), (QLabel("to"), 0), (self.last, 1)):
             row.addWidget(part, stretch)
         for part in (self.first, self.last):
+            part.setStyleSheet("min-width: 34px;")  # two of what napari has would not fit
             part.setToolTip("As the slider counts, from 0; both ends are restored.")
         self.first.valueChanged.connect(self._first_changed)
         self.last.valueChanged.connect(self._last_changed)

@@ -37,13 +37,23 @@ class Progress:
     watch : of the run.
     n_planes, n_channels : to be restored; channels with kernels of their own.
     shared : whether planes share their kernel.
+    each : what the planes are called: of three axes, they are volumes.
     """
 
-    def __init__(self, watch: Watch, n_planes: int, n_channels: int = 1, *, shared: bool) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        n_planes: int,
+        n_channels: int = 1,
+        *,
+        shared: bool,
+        each: str = "plane",
+    ) -> None:
         self._watch = watch
         self._n_planes = n_planes
         self._n_channels = n_channels
         self._shared = shared
+        self._each = each
         self._paces = {True: _Pace(), False: _Pace()}
         self._before = self._n_done = 0
         self._at: float | None = None
@@ -56,12 +66,12 @@ class Progress:
             self._paces = {True: _Pace(), False: _Pace()}
             self._at = None
         now = self._watch.elapsed
-        if self._state is not None and self._at is not None:
-            # In how much of the plan: restorations that end early count as all their steps.
-            steps = state.step - self._state.step
-            self._paces[self._state.searching and state.searching].add(
-                steps, now - self._at, state.own_steps
-            )
+        before = self._state
+        # Between a search and what follows it, things are set up once.
+        if before is not None and self._at is not None and before.searching is state.searching:
+            # By the plan: restorations that end early count as all their steps.
+            steps = state.step - before.step
+            self._paces[state.searching].add(steps, now - self._at, state.own_steps)
         self._at = now
         self._state, self._channel = state, channel
         if state.together == 1 or not state.done:
@@ -101,8 +111,8 @@ class Progress:
             return ""
         first, last = self._before + 1, self._before + self._state.together
         if first == last:
-            return f"plane {first} of {self._n_planes}, "
-        return f"planes {first} to {last} of {self._n_planes}, "
+            return f"{self._each} {first} of {self._n_planes}, "
+        return f"{self._each}s {first} to {last} of {self._n_planes}, "
 
 
 class _Pace:
@@ -119,11 +129,12 @@ class _Pace:
 
     @property
     def seconds(self) -> float | None:
-        return self._time / self._steps if self._steps >= 1 else None
+        return self._time / self._steps if self._steps >= _ENOUGH else None
 
 
 # Steps by which a pace is known, however few a plane takes.
 _FEWEST = 20
+_ENOUGH = 2
 
 
 def _capital(text: str) -> str:

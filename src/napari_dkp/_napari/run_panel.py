@@ -49,6 +49,8 @@ class RunPanel(QWidget):
         self.restore.setEnabled(not running)
         self.pause.setEnabled(running)
         self.stop.setEnabled(running)
+        # Else everything moves whenever what is said takes a second line.
+        self.status.setMinimumHeight(2 * self.fontMetrics().lineSpacing() if running else 0)
         self._show_paused(False)
 
     def show_stopping(self) -> None:

@@ -3,9 +3,10 @@
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_dkp._napari.editors import Factor, Switch
+from napari_dkp._napari.form import add_row, form_layout
 from napari_dkp._napari.wording import ENTRIES
 from napari_dkp.config import Settings
 
@@ -26,13 +27,13 @@ class VolumeChoice(QWidget):
         self.check.setToolTip(entry.tip)
         self.factor = Factor(ENTRIES[Settings]["scale"])
         self.factor.setToolTip("Restored planes per plane of the image.")
-        self._along = QLabel("Z")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.check)
-        row.addStretch()
-        row.addWidget(self._along)
-        row.addWidget(self.factor)
+        self._along = QWidget()
+        add_row(form_layout(self._along), "Enlarge Z", self.factor)
+        both = QVBoxLayout(self)
+        both.setContentsMargins(0, 0, 0, 0)
+        both.setSpacing(6)
+        both.addWidget(self.check)
+        both.addWidget(self._along)
         self.check.edited.connect(self._changed)
         self.factor.edited.connect(self.edited)
         self.offer(False)
@@ -69,5 +70,4 @@ class VolumeChoice(QWidget):
         self.edited.emit()
 
     def _show_factor(self) -> None:
-        for part in (self._along, self.factor):
-            part.setVisible(self.check.isChecked())
+        self._along.setVisible(self.check.isChecked())

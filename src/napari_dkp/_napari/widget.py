@@ -125,6 +125,8 @@ class RestoreWidget(QWidget):
 
     def stop(self) -> None:
         """End the run after its present step and keep what it has reached."""
+        if self._running.job is None:
+            return
         self._running.stop()
         self.panel.show_stopping()
         self.panel.say("Stopping …")
