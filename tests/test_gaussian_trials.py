@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffused import GaussianField, natural_power
+from returned import returned
 
 from napari_dkp import gaussian_trials
 from napari_dkp.config import DiffusionConfig
@@ -45,11 +46,7 @@ class Case:
             kernel,
             torch.Generator().manual_seed(seed),
         )
-        while True:
-            try:
-                next(trials)
-            except StopIteration as end:
-                return end.value
+        return returned(trials)
 
 
 def off(kernel, psf):

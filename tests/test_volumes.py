@@ -1,10 +1,12 @@
 """Volumes: three spatial axes from the families of kernels to a blind run."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from returned import returned
 from scipy.ndimage import gaussian_filter
 
 import napari_dkp as dkp
@@ -20,6 +22,8 @@ from napari_dkp.restorers.penalised import _squared_hessian, hessian, hessian_ad
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.risk import Risk
 from napari_dkp.spectrum import usual_cutoff
+from napari_dkp.stack import Run
+from napari_dkp.state import Stop
 from napari_dkp.volume_optics import widefield
 from napari_dkp.volume_trials import intervals, try_volume
 
@@ -229,6 +233,23 @@ def test_axes_are_enlarged_each_by_its_own_scale(scale):
     assert result.image.mean() == pytest.approx(small.mean(), rel=0.15)
 
 
+def test_trials_of_a_volume_can_be_watched_and_stopped():
+    _, counts, _ = recorded()
+    options = Settings(axes="ZYX", volume=True, scale=1, kernel_family="gaussian", kernel_size=9)
+    run = Run(counts[:10, :20, :20], replace(options, iterations=4))
+    shown = []
+    for state in run:
+        if not state.searching:
+            break
+        shown.append(state)
+    assert len(shown) > 8
+    assert len({state.kernel.tobytes() for state in shown}) == len(shown)
+    assert all(state.kernel.shape == (9, 9, 9) for state in shown)
+    assert [state.step for state in shown] == list(range(1, len(shown) + 1))
+    assert state.step > shown[-1].step and run.n_steps > state.step
+    assert run.result().stop is Stop.CANCELLED
+
+
 def test_a_known_kernel_restores_each_channel_and_time():
     truth, counts, kernel = recorded()
     movie = np.stack([counts, counts[::-1]], 1)[None][:, :, :, :24]  # T, Z, C, Y, X
@@ -269,7 +290,7 @@ def test_trials_find_the_cone_of_a_widefield_microscope():
     model = Degradation(counts.shape, (1, 1, 1), (15, 21, 21), boundary="circular")
     data = torch.from_numpy(counts / counts.max())[None]
     noise = Noise(1 / float(counts.max()), 0.0)
-    found = try_volume(model, data, noise, "widefield", usual_cutoff(1.0), 0)
+    found = returned(try_volume(model, data, noise, "widefield", usual_cutoff(1.0), 0))
     rks = found.within(RKSConfig(), "widefield")
     axial, lateral = intervals("widefield", rks)
     assert np.sqrt(np.prod(axial)) == pytest.approx(0.3, rel=0.4)

@@ -35,6 +35,19 @@ class RestorerStep(NamedTuple):
     done: bool = False
 
 
+class TrialStep(NamedTuple):
+    """A step of trials, in which restorations under several kernels tell which one to take.
+
+    Attributes
+    ----------
+    kernel : that is tried, shape (*K,).
+    residual : see `RestorerStep`; of the piece that is looked at.
+    """
+
+    kernel: Tensor
+    residual: Tensor
+
+
 class ImageRestorer(Protocol):
     """Restores one LR plane under a kernel; owns its network and optimiser (IR of eq. 16)."""
 

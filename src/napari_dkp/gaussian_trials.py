@@ -13,32 +13,19 @@ from collections.abc import Generator as Iteration
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from napari_dkp.config import DiffusionConfig
 from napari_dkp.degradation import Degradation
+from napari_dkp.engine import TrialStep
 from napari_dkp.kernels import covariance, gaussian
 from napari_dkp.restorers.diffusion import Denoiser, DiffusionRestorer, Level, refining
 from napari_dkp.windows import liveliest
 
 # HR pixels along each axis of what trials look at, at most; its margin is not counted.
 WINDOW = 320
-
-
-class TrialStep(NamedTuple):
-    """An image step of a trial.
-
-    Attributes
-    ----------
-    kernel : that is tried, shape (K, K).
-    residual : see `engine.RestorerStep`; of the piece that is looked at.
-    """
-
-    kernel: Tensor
-    residual: Tensor
 
 
 def try_gaussians(

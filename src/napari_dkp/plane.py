@@ -19,8 +19,9 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import DiffusionModel
+from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
-from napari_dkp.gaussian_trials import TrialStep, most_steps, try_gaussians
+from napari_dkp.gaussian_trials import most_steps, try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
@@ -36,7 +37,7 @@ from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
-from napari_dkp.volume_trials import intervals, try_volume
+from napari_dkp.volume_trials import MOST_TRIALS, intervals, try_volume
 
 
 def fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
@@ -67,7 +68,8 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     if plan:
         prior = KnownKernel(torch.from_numpy(plan.kernel).to(start.device))
     elif settings.volume:
-        prior = KnownKernel(parts.volume_kernel(generator))
+        sought = parts.volume_kernel(generator)
+        prior = KnownKernel((yield from _watched(sought, 1, n_steps, start)))
     elif rounds:
         scout = partial(parts.scout, generator=generator)
         every = parts.rks.every
@@ -110,16 +112,27 @@ def _seek_and_try(
             yield replace(state, n_steps=n_steps)
             return None
         yield replace(state, n_steps=n_steps, stop=Stop.RUNNING)
-    standing = prior.step(restorer.drawn)
-    settled = []
+    trials = parts.trials(prior.step(restorer.drawn), generator)
+    settled = yield from _watched(trials, n_seeking + 1, n_steps, state.image)
+    return state.image, settled, n_seeking
 
-    def trials() -> Iteration[TrialStep, None, None]:
-        settled.append((yield from parts.trials(standing, generator)))
 
-    for step, tried in enumerate(trials(), n_seeking + 1):
-        residual = float(tried.residual)
-        yield State(step, n_steps, state.image, tried.kernel, residual, residual, searching=True)
-    return state.image, settled[0], n_seeking
+def _watched(
+    trials: Iteration[TrialStep, None, Tensor], first: int, n_steps: int, image: Tensor
+) -> Iteration[State[Tensor], None, Tensor]:
+    """Yield a state per trial, numbered from `first`; return the kernel that they lead to.
+
+    Their images are of pieces: another one is shown.
+    """
+    found = []
+
+    def kept() -> Iteration[TrialStep, None, None]:
+        found.append((yield from trials))
+
+    for step, (kernel, residual) in enumerate(kept(), first):
+        loss = float(residual)
+        yield State(step, n_steps, image, kernel, loss, loss, searching=True)
+    return found[0]
 
 
 Restorer = DIPRestorer | DiffusionRestorer | CountingRestorer
@@ -290,12 +303,12 @@ class Parts:
             burn_in=burn_in(search),
         )
 
-    def volume_kernel(self, generator: RandomGenerator) -> Tensor:
-        """Return the mean kernel of what trials leave of a family, shape (*K,)."""
+    def volume_kernel(self, generator: RandomGenerator) -> Iteration[TrialStep, None, Tensor]:
+        """Return the trials that lead to the mean kernel of what they leave of a family."""
         rks = self.rks
         if None in intervals(self._family, rks):
             expected = self._expected_cutoff(self._model.scale[-1])
-            found = try_volume(
+            found = yield from try_volume(
                 self._model, self._data, self._noise, self._family, expected, self._seed
             )
             rks = found.within(rks, self._family)
@@ -423,7 +436,9 @@ def standing_after(settings: Settings) -> int | None:
 
 def trial_steps(settings: Settings) -> int:
     """Return the image steps, at most, of the trials that settle a kernel which is sought."""
-    assert settings.diffusion and settings.iterations
+    assert settings.diffusion and settings.iterations and settings.rks
+    if settings.volume:
+        return MOST_TRIALS if None in intervals(settings.kernel_family, settings.rks) else 0
     diffusion = settings.diffusion
     annealed = settings.method == "diffusion" and diffusion.sampler == "anneal"
     tried = annealed and settings.kernel_family == "gaussian" and diffusion.trials > 0

@@ -7,7 +7,8 @@ until they are small (Hooke and Jeeves 1961).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from napari_dkp.config import Interval, RKSConfig
 from napari_dkp.degradation import Degradation
+from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.noise import Noise
 from napari_dkp.randomness import make_generator
+from napari_dkp.restorers.candidate import Candidate
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.spectrum import Cutoff, find_cutoff
@@ -63,8 +66,10 @@ def try_volume(
     family: str,
     expected: Cutoff,
     seed: int,
-) -> AxialKernel:
+) -> Iteration[TrialStep, None, AxialKernel]:
     """Try kernels of a family on a piece of a volume.
+
+    Yields each trial, at most `MOST_TRIALS` of them, and returns where they lead.
 
     Parameters
     ----------
@@ -84,32 +89,31 @@ def try_volume(
     halves = PhotonHalves(small, piece, noise, make_generator(seed))
     cutoff = _find_cutoff(model, data, noise, expected)
 
-    def render(point: Point) -> Tensor:
+    def render(point: Point, model: Degradation) -> Tensor:
         axial, lateral = (math.exp(value) for value in point)
         around = AxialKernel((axial, axial), (lateral, lateral)).within(RKSConfig(), family)
         middle = torch.full((1, 2), 0.5, device=piece.device, dtype=piece.dtype)
-        return families(family, small, around)[0].render(middle)[0]
+        return families(family, model, around)[0].render(middle)[0]
 
     starts = _starts(family, cutoff, model)
     prior = Prior(
         starts[0][1], max(cutoff.spread, _LEAST_SPREAD) if family == "widefield" else None
     )
-    bounds = _BOUNDS[family]
     scale = 1 / (_TRUST * piece.numel())
     found: dict[Point, float] = {}
 
-    def badness(point: Point) -> float:
-        if not all(low <= value <= high for value, (low, high) in zip(point, bounds, strict=True)):
-            return math.inf
-        if point not in found:
-            deviance = _least_deviance(small, halves, render(point))
-            found[point] = deviance + scale * prior.nats(point)
-        return found[point]
+    def best_of(points: Sequence[Point]) -> Iteration[TrialStep, None, Point]:
+        for point in points:
+            if point not in found and _within(point, _BOUNDS[family]):
+                best = _least_deviance(small, halves, render(point, small))
+                found[point] = best.risk + scale * prior.nats(point)
+                yield TrialStep(render(point, model), halves.residual(best.means))
+        return min(points, key=lambda point: found.get(point, math.inf))
 
-    best = min(starts, key=badness)
+    best = yield from best_of(starts)
     step = _FIRST_STEP
     while step >= _LAST_STEP:
-        best = _descend(best, step, badness)
+        best = yield from _descend(best, step, best_of)
         step /= 2
     centre, spread = _parabola(best, 2 * step, found, scale)
     axial, lateral = (
@@ -149,7 +153,15 @@ def _starts(family: str, cutoff: Cutoff, model: Degradation) -> list[Point]:
     return [(math.log(ratio * width), math.log(width)) for ratio in _ELONGATIONS]
 
 
-def _descend(best: Point, step: float, badness: Callable[[Point], float]) -> Point:
+def _within(point: Point, bounds: tuple[Interval, Interval]) -> bool:
+    return all(low <= value <= high for value, (low, high) in zip(point, bounds, strict=True))
+
+
+def _descend(
+    best: Point,
+    step: float,
+    best_of: Callable[[Sequence[Point]], Iteration[TrialStep, None, Point]],
+) -> Iteration[TrialStep, None, Point]:
     """Go to the best of a point and its four neighbours, until that is the point itself."""
     for _ in range(_MOST_MOVES):
         axial, lateral = best
@@ -159,7 +171,7 @@ def _descend(best: Point, step: float, badness: Callable[[Point], float]) -> Poi
             (axial, lateral - step),
             (axial, lateral + step),
         ]
-        nearest = min((best, *around), key=badness)
+        nearest = yield from best_of((best, *around))
         if nearest == best:
             break
         best = nearest
@@ -186,14 +198,14 @@ def _parabola(
     return (centre[0], centre[1]), (spread[0], spread[1])
 
 
-def _least_deviance(model: Degradation, halves: PhotonHalves, kernel: Tensor) -> float:
-    """Return the least deviance of photons that images under a kernel have not seen."""
+def _least_deviance(model: Degradation, halves: PhotonHalves, kernel: Tensor) -> Candidate:
+    """Return images under a kernel, their risk the deviance of photons that they have not seen."""
     restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
     for _ in range(_STEPS):
         restorer.advance(kernel)
         if restorer.done:
             break
-    return restorer.best.risk
+    return restorer.best
 
 
 def _within_sampling(cutoff: Interval) -> Interval:
@@ -207,6 +219,7 @@ _STEPS = 60
 _PATIENCE = 20
 _FIRST_STEP, _LAST_STEP = 0.4, 0.1
 _MOST_MOVES = 6
+_N_STEPS = 3  # of .4, .2 and .1
 # Waves of defocus per plane, in units of the cut-off in cycles per pixel: for Z steps of half a
 # pixel to some, and numerical apertures from low to high.
 _DEFOCUS_SHARES = (0.15, 0.3, 0.6, 1.2)
@@ -222,3 +235,5 @@ _LEAST_SPREAD = 0.1
 _LEAST_WIDTH = 0.02
 # Of the likelihood of held-out photons: an image that is cut off early has errors of its own.
 _TRUST = 0.02
+# Four starts, four neighbours of every point on the way, at three lengths of steps.
+MOST_TRIALS = 4 + 4 * _MOST_MOVES * _N_STEPS
