@@ -74,6 +74,12 @@ def test_time_follows_steps_and_planes_and_memory_does_not():
     assert long.memory == stack.memory == one.memory
 
 
+def test_colours_need_not_be_the_last_axis():
+    last = estimate((9, 40, 40, 3), with_(axes="TYXC"))
+    between = estimate((40, 40, 3, 9), with_(axes="YXCT"))
+    assert between == last
+
+
 def test_the_search_is_paid_once_per_plane():
     short, long, longer = (
         estimate((60, 60), with_(iterations=n, kernel_family="line")).seconds for n in (20, 40, 60)

@@ -33,6 +33,7 @@ from napari_dkp.kernels import line
 from napari_dkp.layout import Index, guess_axes
 from napari_dkp.metrics import kernel_ncc, psnr
 from napari_dkp.plan import Plan, Route
+from napari_dkp.plane import bytes_per_pixel
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
 from napari_dkp.state import State, Stop
@@ -1460,6 +1461,25 @@ def test_where_memory_runs_out_tiles_become_smaller(monkeypatch, shape, change, 
     assert steps == sorted(steps)
     assert all(state.step <= state.n_steps for state in states)
     assert None not in result.reports
+
+
+def test_channels_of_one_plane_take_the_memory_of_one_plane(monkeypatch):
+    monkeypatch.setattr(tile_size, "_SURELY_FREE", 0)
+    chosen = settings(scale=1, axes="CYX", method="dip")
+    resolved = Run(picture(90, 80), replace(chosen, axes="YX")).settings
+    # Of one plane with a margin, of which planes take at most six tenths.
+    memory = int(bytes_per_pixel(resolved, 1) * 110 * 100 / 0.6)
+    assert Run(picture(12, 90, 80), chosen, memory=memory).settings.tile is None
+    assert Run(picture(90, 80), replace(chosen, axes="YX"), memory=memory // 3).settings.tile
+
+
+@pytest.mark.parametrize("shape", [(90, 80), (2, 90, 80)])
+@pytest.mark.parametrize("method", ["richardson-lucy", "dip"])
+def test_the_plan_counts_tiles_while_what_they_share_is_sought(method, shape):
+    chosen = settings(scale=1, iterations=3, tile=40, share_kernel=False, method=method)
+    run = Run(exposed(bands(*shape)), chosen)
+    planned = run.n_steps
+    assert next(run.iterate()).n_steps == planned
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: type(error).__name__)

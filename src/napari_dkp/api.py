@@ -63,7 +63,7 @@ def iter_restore(
     Parameters
     ----------
     image : numpy, dask, zarr or torch array of integers or floats.
-    kernel : known PSF in HR pixels, shape (K, K); None finds it.
+    kernel : known PSF in HR pixels, shape (*K,); None finds it.
     scale, axes, volume, method, kernel_family, kernel_size, preset, iterations, phase, boundary, \
 device, precision, seed, share_kernel, tile, diagnostics, optics, noise, rks, pke, search, dip, \
 diffusion, richardson_lucy : as of `Settings`.
@@ -125,7 +125,7 @@ def restore(
     Parameters
     ----------
     image : numpy, dask, zarr or torch array of integers or floats.
-    kernel : known PSF in HR pixels, shape (K, K); None finds it.
+    kernel : known PSF in HR pixels, shape (*K,); None finds it.
     progress : True shows a bar; a function is called with every state.
     **settings : fields of `Settings`, e.g. ``scale=2, preset="fast"``.
 

@@ -56,7 +56,7 @@ def restore_dask(
     ----------
     image : dask array, or anything that `restore` takes. A numpy array goes with the graph, plane
         by plane; others, such as zarr arrays, go as they are, and are read in the tasks.
-    kernel : known PSF in HR pixels, shape (K, K); None finds it.
+    kernel : known PSF in HR pixels, shape (*K,); None finds it.
     return_kernels : also return the kernels.
     **settings : fields of `Settings`, e.g. ``scale=2, preset="fast"``.
 
@@ -64,7 +64,7 @@ def restore_dask(
     -------
     image : float32 in the input's intensity units, its axes, spatial ones enlarged by the scale;
         one chunk per plane.
-    kernels : if asked for. float32, shape (looped axes ..., K, K); computed with their planes.
+    kernels : if asked for. float32, shape (looped axes ..., *K); computed with their planes.
 
     Arguments are checked at the call. Where method or kernel family is "auto", one plane is then
     read to decide it; so is an image of one plane. Other planes are checked when they are restored,

@@ -71,7 +71,7 @@ def estimate(
     settings = settings.resolve()
     axes = settings.axes or guess_axes(lr_shape)
     spatial = tuple(lr_shape[axes.index(letter)] for letter in "YX")
-    channels = lr_shape[-1] if is_coloured(axes) else 1
+    channels = lr_shape[axes.index("C")] if is_coloured(axes) else 1
     looped = {letter: lr_shape[axes.index(letter)] for letter in looped_axes(axes)}
     groups = looped.pop("C", 1)
     planes = math.prod(looped.values())

@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
     Attributes
     ----------
-    kernel : float32, shape (K, K).
+    kernel : float32, shape (*K,).
     route : of method "richardson-lucy", else None.
     steps : image steps of every restoration; None for as many as are usual.
     width_spread : posterior standard deviation of the logarithm of the kernel's width; None where

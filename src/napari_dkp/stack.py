@@ -21,7 +21,7 @@ from napari_dkp.diffusion import loading
 from napari_dkp.groups import Group, groups
 from napari_dkp.layout import Index, Layout
 from napari_dkp.plan import Plan
-from napari_dkp.plane import likely_steps, planes_together, planned_steps
+from napari_dkp.plane import likely_steps, planned_steps
 from napari_dkp.planes import Planes, as_array, as_seen, fetched, joined, sealed
 from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop, Unfetched
@@ -45,7 +45,7 @@ class Run:
     ----------
     image : array with axes as in `settings.axes`; dask and zarr arrays are read plane by plane.
     settings : see `Settings`; None fields are resolved here.
-    kernel : known PSF in HR pixels, shape (K, K); the run is then non-blind.
+    kernel : known PSF in HR pixels, shape (*K,); the run is then non-blind.
     keep : hold all planes until the end, for `result`. False leaves them to who takes the states
         that are `done`: memory then does not grow with the number of planes.
     memory : bytes that this run may take of the CPU's memory; None for what is free.
@@ -104,12 +104,11 @@ class Run:
             layout.lr_shape, self._scales, sizes, self.settings.phase, self.settings.boundary
         )
         _checks.not_smaller_than_kernel("image", layout.lr_shape, self._scales, sizes)
-        shared = self.settings.share_kernel and self.n_planes > 1
-        together = planes_together(self.settings, layout.colours) if shared else 1
-        channels = min(together, self.n_planes) * layout.colours
+        self.groups = groups(layout, self.settings, known_kernel=kernel is not None)
+        together = max(len(block) for group in self.groups for block in group.blocks)
+        channels = together * layout.colours
         self._tiles = TileSize(self.settings, self._model, channels, self.device, memory)
         self._keep_to_tiles()
-        self.groups = groups(layout, self.settings, known_kernel=kernel is not None)
         self.plans: dict[int, Plan | None] = {}
         self._steps = 0
         self._reset()
@@ -398,7 +397,12 @@ class Run:
         first = next(iter(planes))
         tiling = self._tiles.tiling
         if self._tiles.tiled and (plan is None or self._lacks_route(plan)):
-            plan = yield from self._pilot(list(planes), first)
+            after = self._steps_after
+            self._steps_after += len(tiling) * likely_steps(self.settings, self._given)
+            try:
+                plan = yield from self._pilot(list(planes), first)
+            finally:
+                self._steps_after = after
             if plan is None:
                 self._diverged = True
                 for index in planes:

@@ -36,9 +36,9 @@ class State(Generic[Array]):
     ----------
     step, n_steps : steps done and planned, over all planes of the run; the plan may change.
     image : HR estimate of the plane at work. From `iter_restore`: numpy float32 in the input's
-        intensity units, shape (sY, sX) or, with channels, their axis where the input had it; it
-        leaves the device when it is first looked at.
-    kernel : its point spread function, shape (K, K), non-negative, sums to 1.
+        intensity units, shape and axes as those of one of its planes or volumes, spatial
+        axes enlarged; it leaves the device when it is first looked at.
+    kernel : its point spread function, shape (*K,), non-negative, sums to 1.
     loss : objective of the image restorer at this step; its terms may change during a run.
     residual : root mean square of LR minus re-blurred HR image, in the intensity units of `image`;
         in the search of the fit under way, while `image` is that of the latest finished one.
@@ -110,7 +110,7 @@ class Restoration:
     Attributes
     ----------
     image : float32, the input's axes and intensity units, spatial axes enlarged by the scale.
-    kernel : float32 point spread function(s) in HR pixels, shape (looped axes ..., K, K).
+    kernel : float32 point spread function(s) in HR pixels, shape (looped axes ..., *K).
     settings : resolved settings; repeat the run with them.
     seed, device, seconds : of this run; seconds of wall time.
     stop : why it ended.

@@ -31,7 +31,7 @@ class Job:
     settings : with nothing left "auto" that the image decides.
     layout : of the image.
     dtype : of the image.
-    kernel : known PSF, shape (K, K), or None.
+    kernel : known PSF, shape (*K,), or None.
     """
 
     settings: Settings
@@ -63,7 +63,7 @@ class Restored(NamedTuple):
     Attributes
     ----------
     image : float32, with all axes of the image, those along which planes lie of length 1.
-    kernel : float32, shape (1 ..., K, K), likewise.
+    kernel : float32, shape (1 ..., *K), likewise.
     """
 
     image: np.ndarray

@@ -170,7 +170,7 @@ def write_kernel(outputs: Outputs, kernel: np.ndarray, axes: str, size: PixelSiz
     Parameters
     ----------
     outputs : where to.
-    kernel : shape (looped axes ..., K, K).
+    kernel : shape (looped axes ..., *K).
     axes : of the kernels.
     size : of their pixels.
     """

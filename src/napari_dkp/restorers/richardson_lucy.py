@@ -91,7 +91,7 @@ class RichardsonLucyRestorer:
 
         Parameters
         ----------
-        kernel : shape (K, K).
+        kernel : shape (*K,).
         extrapolation : of each half, along the last change; None takes what promises most.
         """
         if kernel is not self._kernel:
