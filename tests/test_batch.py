@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from tiny import settings
 from typer.testing import CliRunner
 
-from napari_dkp import cli, io, restore
+from napari_dkp import cli, io, restore, tile_size
 from napari_dkp.batch import Batch, Event, running
 from napari_dkp.batch.inputs import find, names
 from napari_dkp.batch.notebook import Findings, Notebook
@@ -399,6 +399,36 @@ def test_a_kernel_that_was_found_is_not_sought_again(tmp_path, monkeypatch):
     for name in ("a.ome.tif", "a_kernel.tif"):
         first, second = (io.read(each / name).image for each in (out, tmp_path / "whole"))
         np.testing.assert_array_equal(first, second)
+
+
+def test_memory_does_not_decide_on_what_is_left_of_a_file(tmp_path, monkeypatch):
+    """It has shrunk since: a plane that was whole stays whole, as in a run without a break."""
+    path, out = save(tmp_path / "a.tif", 3, 90, 70), tmp_path / "out"
+    run(counting([path], tmp_path / "whole"))
+    stopped(counting([path], out), 1)
+    monkeypatch.setattr(tile_size, "_SURELY_FREE", 0)
+    monkeypatch.setattr(tile_size, "free_memory", lambda _: 10**6)
+    batch = counting([path], out)
+    run(batch)
+    assert statuses(batch) == ["done"], batch.outcomes
+    wanted, found = (
+        (io.read(each / "a.ome.tif").image, io.read_settings(each / "a_settings.json")[0])
+        for each in (tmp_path / "whole", out)
+    )
+    np.testing.assert_array_equal(found[0], wanted[0])
+    assert found[1] == wanted[1]
+
+
+def test_a_bad_plane_leaves_those_before_it_on_the_disk(tmp_path):
+    planes = image(4, 24, 20).astype(np.float32)
+    planes[3, 5, 5] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", planes, imagej=True, metadata={"axes": "TYX"})
+    chosen = replace(COUNTING, share_kernel=False)
+    batch = counting([tmp_path / "a.tif"], tmp_path / "out", settings=chosen)
+    run(batch)
+    (outcome,) = batch.outcomes
+    assert (outcome.status, outcome.planes) == ("failed", 3)
+    assert "plane (3,): expected finite values" in outcome.sentence
 
 
 def test_planes_restored_together_are_done_again_but_not_written_twice(tmp_path):

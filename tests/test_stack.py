@@ -1534,3 +1534,28 @@ def test_steps_never_fall_and_never_pass_the_plan(method, family, shared, tile):
     assert [report is None for report in run.result().reports] == [
         index == (0, 1) for index in np.ndindex(2, 2)
     ]
+
+
+def test_planes_without_contrast_have_the_kernel_of_their_channel():
+    stack = np.stack([picture(24, 20, seed=seed) for seed in range(4)])
+    stack[1] = 7
+    chosen = settings(axes="ZYX", scale=1, method="richardson-lucy", kernel_family="gaussian")
+    run = Run(stack, chosen)
+    for state in run:
+        if state.done and state.plane == (1,):
+            break
+    stopped = run.result()
+    assert stopped.kernel[0].max() < 0.9
+    for kernel in stopped.kernel[1:]:
+        np.testing.assert_array_equal(kernel, stopped.kernel[0])
+
+
+def test_a_stack_whose_planes_share_no_kernel_says_so():
+    stack = np.full((40, 24, 20), 5, np.uint16)
+    stack[3] = picture(24, 20)  # of those that are looked at, none has contrast
+    run = Run(
+        stack, settings(axes="ZYX", scale=1, method="richardson-lucy", kernel_family="gaussian")
+    )
+    result = finished(run).result()
+    assert any("kernels of their own" in note for note in result.notes)
+    assert result.kernel[3].max() < 0.9 and result.kernel[4].max() == 1

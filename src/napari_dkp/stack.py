@@ -58,7 +58,7 @@ class Run:
     device : torch.device in use.
     n_planes, n_steps : planes, and image steps over all of them, as far as is known.
     groups : planes that have something in common, channel after channel.
-    plans : what was found in common, per channel; None where its planes are without contrast.
+    plans : what was found in common, per channel; None where nothing was.
     notes : what was done otherwise than planned.
 
     Raises
@@ -344,7 +344,13 @@ class Run:
 
     def _find(self, group: Group) -> States:
         pilot = partial(self._pilot, group.planes, group.blocks[0][0])
-        self.plans[group.channel] = yield from self._within_memory(pilot)
+        plan = yield from self._within_memory(pilot)
+        self.plans[group.channel] = plan
+        if plan is None:
+            self._say(
+                "No kernel was found that planes could share: those looked at have no contrast, or "
+                "the fit diverged. Planes with contrast now have kernels of their own."
+            )
 
     def _pilot(
         self, planes: list[Index], shown: Index
@@ -377,7 +383,7 @@ class Run:
         if planes:
             yield from self._within_memory(partial(self._attempt, planes, plan))
         for index in flat:
-            yield self._as_it_was(index)
+            yield self._as_it_was(index, plan)
 
     def _within_memory(
         self, attempt: Callable[[], Generator[State[np.ndarray], None, Found]]
@@ -406,7 +412,7 @@ class Run:
             if plan is None:
                 self._diverged = True
                 for index in planes:
-                    yield self._as_it_was(index)
+                    yield self._as_it_was(index, None)
                 return
         settings = self.settings.of_channel(self.layout.channel(first))
         block = Block(list(planes.values()), settings, self._model, self.device)
@@ -468,10 +474,14 @@ class Run:
             together=together,
         )
 
-    def _as_it_was(self, index: Index) -> State[np.ndarray]:
-        """Return the last state of a plane for which there is no kernel: it has no contrast."""
-        kernel = self._kernel
-        if kernel is None:
+    def _as_it_was(self, index: Index, plan: Plan | None) -> State[np.ndarray]:
+        """Return the last state of a plane that is not restored, as one without contrast.
+
+        Its kernel is that of the plan; without one, a point.
+        """
+        if plan is not None:
+            kernel = plan.kernel
+        else:
             kernel = np.zeros(self._model.kernel_shape, np.float32)
             kernel[tuple(round(middle) for middle in self._model.kernel_centre)] = 1
         # One step, for a plane that is done has a state.

@@ -24,7 +24,7 @@ class Findings:
     settings : resolved, with the tiles that memory allowed.
     choice, device : of the run.
     notes : of it, and of those that it goes on from.
-    plans : per channel; None where its planes are without contrast.
+    plans : per channel; None where nothing was found.
     """
 
     settings: Settings

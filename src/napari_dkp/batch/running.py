@@ -230,8 +230,9 @@ class Batch:
                 for state in stream:
                     left = pace.left(state.step, state.n_steps, len(self.jobs) - number - 1)
                     yield event(planes=stream.done, state=state, seconds_left=left, note=state.note)
-            except (TypeError, ValueError):  # the file is at fault: nothing to go on with
-                stream.discard()
+            except (TypeError, ValueError):
+                if not stream.done:  # the file is at fault: nothing to go on with
+                    stream.discard()
                 raise
             stream.finish()
             pace.end()

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_dkp import io
 from napari_dkp.batch.notebook import Findings, Notebook, PlaneNote
-from napari_dkp.config import Settings
+from napari_dkp.config import LEAST_TILE, Settings
 from napari_dkp.layout import Index
 from napari_dkp.stack import Run, States
 from napari_dkp.state import State, Stop
@@ -62,7 +62,8 @@ class Stream:
             )
         folder = io.partial_of(outputs.image)
         found = Notebook.findings(folder) if self._resumed else None
-        self.run = Run(picture.image, found.settings if found else settings, kernel, keep=False)
+        self.run = Run(picture.image, _as_before(found, picture) or settings, kernel, keep=False)
+        self._began_whole = found is not None and found.settings.tile is None
         self.choice = found.choice if found else self.run.choice
         self._picture = picture
         self._known_kernel = kernel is not None
@@ -134,7 +135,7 @@ class Stream:
         io.write_kernel(outputs, kernels, layout.looped + layout.spatial, self._size)
         diverged = any(note.diverged for note in notes.values())
         record = io.Record(
-            settings=self.run.settings,
+            settings=self._settings,
             device=str(self.run.device),
             seconds=sum(note.seconds for note in notes.values()),
             stop=Stop.DIVERGED if diverged else Stop.COMPLETED,
@@ -164,6 +165,13 @@ class Stream:
     # What is kept
 
     @property
+    def _settings(self) -> Settings:
+        """Those of the run; a plane that is restored whole has no tiles."""
+        settings = self.run.settings
+        tiled = settings.tile is not None and settings.tile < max(self.run.layout.lr_shape)
+        return replace(settings, tile=None) if self._began_whole and not tiled else settings
+
+    @property
     def _all_notes(self) -> tuple[str, ...]:
         return (*self._notes, *self.run.notes)
 
@@ -175,7 +183,7 @@ class Stream:
         self._noted = self._progress
         run = self.run
         self._notebook.keep(
-            Findings(run.settings, self.choice, str(run.device), self._all_notes, run.plans)
+            Findings(self._settings, self.choice, str(run.device), self._all_notes, run.plans)
         )
 
     def _keep(self, state: State[np.ndarray], steps: int, seconds: float) -> None:
@@ -229,3 +237,14 @@ class Stream:
         """Return a plane in the order that writers take: Y, X, colours."""
         kept = [axis for axis in self._axes if axis not in self.run.layout.looped]
         return plane.transpose([kept.index(axis) for axis in "YXC" if axis in kept])
+
+
+def _as_before(found: Findings | None, picture: io.Picture) -> Settings | None:
+    """Return the settings that a run is to go on with: with its tiles, or without any.
+
+    Else the memory that happens to be free would decide on the pixels of what is left.
+    """
+    if found is None:
+        return None
+    tile = found.settings.tile or max(LEAST_TILE, *picture.image.shape)
+    return replace(found.settings, tile=tile)
