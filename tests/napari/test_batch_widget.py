@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from napari.layers import Image
 from qtpy.QtWidgets import QFileDialog
 
 from napari_dkp import io
 from napari_dkp._napari import batch_job, worker
 from napari_dkp._napari.batch_widget import BatchWidget
-from napari_dkp._napari.opened import opened
+from napari_dkp._napari.layers import settings_from_layer, snippet
 from napari_dkp._napari.paths_choice import PathsChoice
 from napari_dkp.batch import stream
 from napari_dkp.stack import Run
@@ -116,8 +115,11 @@ def test_a_bad_file_is_told_and_stops_no_other(batch, folder, idle):
     assert done.startswith("done in ")
     assert widget.panel.status.text() == "2 files: 1 done, 1 failed."
     widget.files.choose(0)
+    assert widget.panel.estimate.text() == failed
     assert not widget.open.isEnabled()
     assert widget.open_result() == []
+    widget.files.choose(1)
+    assert widget.panel.estimate.text() == ""
 
 
 def test_it_can_be_stopped_and_gone_on_with(batch, folder, idle, qtbot, monkeypatch):
@@ -181,7 +183,7 @@ def test_nothing_is_replaced_unasked(batch, folder, idle):
     idle()
     for text in widget.files.texts:
         assert text.startswith("failed: ")
-        assert text.endswith("choose another folder, or tick 'Replace results'")
+        assert text.endswith("choose another folder, or tick 'Replace'")
     assert (folder / "restored" / "a.ome.tif").read_bytes() == before
     widget.overwrite.set_value(True)
     widget.restore()
@@ -256,7 +258,7 @@ def test_a_result_opens_where_its_pixels_lie(batch, folder, idle):
     assert widget.open.isEnabled()
     widget.files.itemDoubleClicked.emit(widget.files.topLevelItem(0), 0)
     kernel, image = list(viewer.layers)[-2:]
-    assert (image.name, kernel.name) == ("b", "b [DKP kernel]")
+    assert (image.name, kernel.name) == ("b [DKP ×2]", "b [DKP kernel]")
     assert image.data.shape == (2, 3, 40, 48)
     assert not isinstance(image.data, np.ndarray)
     np.testing.assert_allclose(image.scale, (1, 0.5, 0.1, 0.1))
@@ -273,18 +275,28 @@ def test_a_result_opens_where_its_pixels_lie(batch, folder, idle):
     )
 
 
-def test_colours_open_as_colours(tmp_path):
-    values = np.random.default_rng(0).uniform(0, 255, (20, 24, 3)).astype(np.float32)
-    save_to = io.create(
-        tmp_path / "a.ome.tif", shape=values.shape, axes="YXC", pixel_size=io.PixelSize({})
+def test_colours_open_as_colours_over_their_source(batch, folder, idle):
+    viewer, widget = batch
+    values = np.random.default_rng(0).integers(0, 255, (20, 24, 3)).astype(np.uint8)
+    tifffile.imwrite(folder / "c.tif", values, photometric="rgb")
+    source = viewer.add_image(values, name="c", rgb=True)
+    widget.images.set_files([folder / "c.tif"])
+    widget.restore()
+    idle()
+    widget.files.choose(0)
+    kernel, image = widget.open_result()
+    assert image.rgb
+    assert not kernel.rgb
+    np.testing.assert_allclose(
+        np.asarray(image.data),
+        np.clip(io.read(folder / "restored" / "c.ome.tif").image / 255, 0, 1),
+        atol=1e-6,
     )
-    save_to.write((), values)
-    save_to.commit()
-    tifffile.imwrite(tmp_path / "k.tif", PSF)
-    (data, options, kind), _ = opened(tmp_path / "a.ome.tif", tmp_path / "k.tif")
-    assert (kind, options["rgb"]) == ("image", True)
-    layer = Image(data, **options)
-    np.testing.assert_allclose(np.asarray(layer.data), values / 255, atol=1e-6)
+    np.testing.assert_allclose(
+        image.data_to_world((-0.5, -0.5)), source.data_to_world((-0.5, -0.5))
+    )
+    assert settings_from_layer(image).scale == 2
+    assert "method='richardson-lucy'" in snippet(image)
 
 
 def test_the_viewer_hears_of_a_long_run_now_and_then(batch, folder, idle, said, monkeypatch):

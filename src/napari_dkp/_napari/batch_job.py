@@ -168,7 +168,7 @@ def plain(sentence: str) -> str:
 
 
 _MEANT = {
-    "pass --overwrite": "tick 'Replace results'",
+    "pass --overwrite": "tick 'Replace'",
     "another --device": "another device",
     " (--optics none: as the image shows them)": "",
 }

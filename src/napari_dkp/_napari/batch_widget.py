@@ -75,7 +75,7 @@ class BatchWidget(RunWidget):
         self._appraiser = Appraiser(self)
         self._arrange()
         self._connect()
-        self._offer_open()
+        self._look_at()
         self._appraiser.ask(None, self.form.settings())
 
     def restore(self) -> None:
@@ -96,11 +96,11 @@ class BatchWidget(RunWidget):
     def open_result(self) -> list[Layer]:
         """Add the image and the kernel of the file that is selected to the viewer."""
         outcome = self.files.outcome
-        if outcome is None or len(outcome.outputs) < 2:
+        if outcome is None or len(outcome.outputs) < 3:
             return []
-        image, kernel, *_ = outcome.outputs
+        image, kernel, settings, *_ = outcome.outputs
         try:
-            entries = opened(image, kernel)
+            entries = opened(image, kernel, settings)
         except (ValueError, OSError) as error:
             self._show_problem(str(error))
             return []
@@ -167,13 +167,17 @@ class BatchWidget(RunWidget):
         self._proposed = str(place / _RESULTS)
         self.out.set_value(self._proposed)
 
-    def _offer_open(self) -> None:
+    def _look_at(self) -> None:
+        """Say of the file that is selected what does not fit in its line, and offer its result."""
         outcome = self.files.outcome
-        self.open.setEnabled(outcome is not None and len(outcome.outputs) > 1)
+        failed = outcome is not None and outcome.status == "failed"
+        self.panel.say_cost(self.files.said if failed else "", problem=True)
+        self.open.setEnabled(outcome is not None and len(outcome.outputs) > 2)
 
     def _show_appraisal(self, appraisal: Appraisal) -> None:
         self.form.basic.editors["device"].describe(appraisal.devices)  # type: ignore[union-attr]
-        self.panel.say_cost(appraisal.problem, problem=True)
+        if appraisal.problem:
+            self.panel.say_cost(appraisal.problem, problem=True)
 
     def _set_running(self, running: bool) -> None:
         self._above.setEnabled(not running)
@@ -182,7 +186,7 @@ class BatchWidget(RunWidget):
     def _connect(self) -> None:
         self.panel.restore.clicked.connect(self.restore)
         self.images.edited.connect(self._propose)
-        self.files.chosen.connect(self._offer_open)
+        self.files.chosen.connect(self._look_at)
         self.files.wanted.connect(self.open_result)
         self.open.clicked.connect(self.open_result)
         self._appraiser.found.connect(self._show_appraisal)
@@ -194,7 +198,7 @@ class BatchWidget(RunWidget):
         add_row(rows, "Subfolders", self.recursive)
         add_row(rows, "Results", self.out)
         add_row(rows, "Format", self.format)
-        add_row(rows, "Replace results", self.overwrite)
+        add_row(rows, "Replace", self.overwrite)
         self.panel.stop.setToolTip(
             "Stop after the present step. What is done stays on the disk; Restore goes on."
         )

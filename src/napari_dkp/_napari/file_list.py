@@ -30,12 +30,11 @@ class FileList(QTreeWidget):
         self.setHeaderLabels(["File", "State"])
         self.setRootIsDecorated(False)
         self.setUniformRowHeights(True)
-        self.setAlternatingRowColors(False)
         self.setTextElideMode(Qt.TextElideMode.ElideRight)
         header = self.header()
         assert header is not None
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
+        header.resizeSection(0, 150)
         self.setMinimumHeight(110)
         self.itemSelectionChanged.connect(self.chosen)
         self.itemDoubleClicked.connect(lambda *_: self.wanted.emit())
@@ -45,6 +44,12 @@ class FileList(QTreeWidget):
         """What became of the file that is selected, if something has."""
         items = self.selectedItems()
         return self._outcomes.get(self.indexOfTopLevelItem(items[0])) if items else None
+
+    @property
+    def said(self) -> str:
+        """The state of the file that is selected, in full."""
+        items = self.selectedItems()
+        return items[0].text(1) if items else ""
 
     @property
     def texts(self) -> list[str]:
@@ -61,7 +66,7 @@ class FileList(QTreeWidget):
             self.addTopLevelItem(item)
 
     def show_lines(self, lines: Mapping[int, Line]) -> None:
-        """Show what is said of files, by their numbers; the last one that changed is in sight."""
+        """Show what is said of files, by their numbers."""
         for number, line in lines.items():
             item = self._item(number)
             item.setText(1, line.text)
