@@ -22,7 +22,7 @@ from napari_dkp import cli, io, restore, tile_size
 from napari_dkp.batch import Batch, Event, running
 from napari_dkp.batch.inputs import find, names
 from napari_dkp.batch.notebook import Findings, Notebook
-from napari_dkp.cli.batch_progress import where
+from napari_dkp.batch.where import where
 from napari_dkp.config import Settings
 from napari_dkp.plan import Plan, Route
 from napari_dkp.stack import Run

@@ -20,6 +20,7 @@ from napari_dkp import block, iter_restore, restore, stack, tile_size
 from napari_dkp.config import (
     DIPConfig,
     NoiseConfig,
+    OpticsConfig,
     PKEConfig,
     RichardsonLucyConfig,
     RKSConfig,
@@ -1559,3 +1560,21 @@ def test_a_stack_whose_planes_share_no_kernel_says_so():
     result = finished(run).result()
     assert any("kernels of their own" in note for note in result.notes)
     assert result.kernel[3].max() < 0.9 and result.kernel[4].max() == 1
+
+
+def test_a_channel_without_contrast_says_nothing_of_the_method():
+    counts = np.random.default_rng(0).poisson(picture(3, 64, 64)).astype(np.uint16)
+    flat = np.full_like(counts, 100)
+    kinds = {
+        Run(np.stack(pair), Settings(axes="CTYX")).choice
+        for pair in ((counts, flat), (flat, counts))
+    }
+    assert kinds == {Run(counts[1], Settings(axes="YX")).choice}
+
+
+def test_optics_are_given_for_all_channels_or_none():
+    known = OpticsConfig(numerical_aperture=1.4, wavelength=525, pixel_size=65)
+    stack = picture(2, 24, 20)
+    Run(stack, settings(axes="CYX", optics=(known, None)))
+    with pytest.raises(ValueError, match="optics: expected one, or one for each channel, 2; got 3"):
+        Run(stack, settings(axes="CYX", optics=(known, None, known)))

@@ -57,6 +57,11 @@ class Layout:
         """Colours of a plane; 1 where it is grey."""
         return self.shape[self.axes.index("C")] if self.coloured else 1
 
+    @property
+    def channels(self) -> int:
+        """Channels of the image; 1 where there are none."""
+        return self.looped_shape[self.looped.index("C")] if "C" in self.looped else 1
+
     @cached_property
     def looped(self) -> str:
         """Letters of the axes along which planes lie, in their order."""

@@ -13,6 +13,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.intensity import Scaling
 from napari_dkp.layout import Index, Layout
 from napari_dkp.report import Report
+from napari_dkp.sharing import looked_at
 from napari_dkp.state import State
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -47,6 +48,17 @@ class Planes:
         _checks.finite(name, plane)
         _checks.within_float32("image", plane)
         return plane
+
+    def telling(self) -> np.ndarray:
+        """Load the plane in the middle or, if it has no contrast, one of a few that has."""
+        first = self.load(self.layout.middle)
+        if first.min() < first.max():
+            return first
+        for index in looked_at(self.layout.planes):
+            plane = self.load(index)
+            if plane.min() < plane.max():
+                return plane
+        return first
 
     def interpolated(self, index: Index, model: Degradation) -> np.ndarray:
         """Return a plane's source on the HR grid, zero where the source is not finite."""

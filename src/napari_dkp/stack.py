@@ -84,14 +84,17 @@ class Run:
         self._keep = keep
         self.n_planes = len(layout.planes)
         choice = choose(
-            partial(self._planes.load, layout.middle),
+            self._planes.telling,
             replace(settings, axes=layout.axes).of_channel(layout.channel(layout.middle)),
             known_kernel=kernel is not None,
         )
         self.choice = choice.reason
         self.settings = replace(choice.settings, optics=settings.optics).resolve()
-        for channel in range(1 + max(map(layout.channel, layout.planes))):
-            self.settings.of_channel(channel)  # which has to have optics, if any has
+        if isinstance(settings.optics, tuple) and len(settings.optics) != layout.channels:
+            raise ValueError(
+                f"optics: expected one, or one for each channel, {layout.channels}; got "
+                f"{len(settings.optics)}"
+            )
         if self.settings.method == "diffusion" and self.settings.diffusion:
             loading.check(self.settings.diffusion)
         ndim = len(layout.spatial)

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFormLayout, QFrame, QScrollArea, QWidget
 
 from napari_dkp._napari.editors import Editor, make_editor, show
 from napari_dkp._napari.wording import ENTRIES
@@ -103,6 +103,17 @@ def add_row(layout: QFormLayout, label: str, widget: QWidget) -> None:
     assert text is not None
     text.setFixedWidth(LABEL_WIDTH)
     text.setToolTip(widget.toolTip())
+
+
+def scrolling(widget: QWidget) -> QScrollArea:
+    """Return a frame in which a form moves up and down where the window is low."""
+    scroll = QScrollArea()
+    scroll.setWidgetResizable(True)
+    scroll.setFrameShape(QFrame.Shape.NoFrame)
+    scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    scroll.setWidget(widget)
+    scroll.setMinimumHeight(160)
+    return scroll
 
 
 LABEL_WIDTH = 100

@@ -3,19 +3,16 @@
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_dkp._napari.curve_plot import Curve, CurvePlot
-
 _PROBLEM_STYLE = "color: #e5695f;"
 
 
 class RunPanel(QWidget):
-    """Cost before a run, buttons, progress during it, and what came out.
+    """What a run would be, buttons, progress during it, and what came out.
 
     Attributes
     ----------
     restore, pause, stop : buttons.
     estimate, status, report : labels.
-    plot : misfit over steps.
     """
 
     paused = Signal()
@@ -33,12 +30,6 @@ class RunPanel(QWidget):
         self.report.setToolTip(
             "What was chosen for the image, and what there is to trust in the result."
         )
-        self.plot = CurvePlot("Misfit to the image", "appears when the restoration begins")
-        self.plot.setToolTip(
-            "How far the restored image, blurred again, is from the image: root mean square, in "
-            "the image's intensity units."
-        )
-        self._residuals: list[float] = []
         self._is_paused = False
         self.pause.clicked.connect(self._toggle)
         self._arrange()
@@ -58,12 +49,6 @@ class RunPanel(QWidget):
         self.pause.setEnabled(False)
         self.stop.setEnabled(False)
 
-    def clear(self) -> None:
-        """Forget the last run."""
-        self._residuals = []
-        self.plot.clear()
-        self.tell("")
-
     def say(self, text: str, *, problem: bool = False) -> None:
         """Say how the run goes, or why there is none."""
         self.status.setText(text)
@@ -79,12 +64,6 @@ class RunPanel(QWidget):
         found = "\n".join(text for text in texts if text)
         self.report.setText(found)
         self.report.setVisible(bool(found))
-
-    def add_residuals(self, residuals: tuple[float, ...]) -> None:
-        """Plot further steps."""
-        self._residuals += residuals
-        steps = range(1, len(self._residuals) + 1)
-        self.plot.set_curves(Curve(steps, self._residuals), x_label="step")
 
     def _toggle(self) -> None:
         self._show_paused(not self._is_paused)
@@ -110,5 +89,5 @@ class RunPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(8)
-        for part in (self.estimate, buttons, self.status, self.report, self.plot):
+        for part in (self.estimate, buttons, self.status, self.report):
             layout.addWidget(part)

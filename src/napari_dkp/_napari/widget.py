@@ -1,33 +1,23 @@
 """The widget that restores a layer."""
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image, Layer, Shapes
 from napari.utils import progress
-from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import (
-    QApplication,
-    QFrame,
-    QHBoxLayout,
-    QPushButton,
-    QScrollArea,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QApplication, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
-from napari_dkp._napari import worker
 from napari_dkp._napari.appraiser import Appraisal, Appraiser, duration
-from napari_dkp._napari.form import MARGIN, add_row, form_layout
-from napari_dkp._napari.job import Begun, Drawing, Ended, Happening, Job, Paused, RunFailed
+from napari_dkp._napari.form import MARGIN, add_row, form_layout, scrolling
+from napari_dkp._napari.job import Begun, Drawing, Ended, Happening, Job, Paused
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
 from napari_dkp._napari.live import LiveLayers
+from napari_dkp._napari.misfit_panel import MisfitPanel
 from napari_dkp._napari.planes_choice import PlanesChoice
 from napari_dkp._napari.region import add_region
-from napari_dkp._napari.run_panel import RunPanel
+from napari_dkp._napari.run_widget import RunWidget
 from napari_dkp._napari.settings_form import SettingsForm
 from napari_dkp._napari.shown import show_plane, shown_plane
 from napari_dkp._napari.source import Source, kernel_array, layer_axes, settings_for, source_of
@@ -39,13 +29,14 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 
-class RestoreWidget(QWidget):
+class RestoreWidget(RunWidget):
     """Choose a layer, press Restore, watch, stop when satisfied."""
 
+    panel: MisfitPanel
+
     def __init__(self, napari_viewer: "Viewer", parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+        super().__init__(MisfitPanel(), parent)
         self._viewer = napari_viewer
-        self._running = _Running()
         self._live: LiveLayers | None = None
         self._bar: progress | None = None
         self._watched: Layer | None = None
@@ -71,7 +62,6 @@ class RestoreWidget(QWidget):
             "A measured point spread function, if you have one: a layer in restored pixels."
         )
         self.form = SettingsForm(self.kernel)
-        self.panel = RunPanel()
         self.load = QPushButton("Load settings")
         self.load.setToolTip("Take over the settings of the selected result layer.")
         self.copy = QPushButton("Copy as Python")
@@ -91,45 +81,19 @@ class RestoreWidget(QWidget):
             self._show_problem(str(error))
             return
         bar = progress(total=0, desc=f"Restoring {job.name}")
-        try:
-            worker.start(
-                job,
-                yielded=self._watch,
-                returned=self._keep,
-                errored=self._fail,
-                finished=[bar.close, self._rest],
-            )
-        except worker.Busy as busy:
+        if not self._begin(
+            job,
+            yielded=self._watch,
+            returned=self._keep,
+            finished=[bar.close, self._rest],
+        ):
             bar.close()
-            self.panel.say(str(busy), problem=True)
-            show_info(str(busy))
             return
-        self._running.job = job
         self._bar = bar
         self._live = None
         self.panel.clear()
         self._set_running(True)
         self.panel.say("Starting …")
-
-    def pause(self) -> None:
-        """Halt the run after its present step."""
-        if self._running.job is not None:
-            self._running.job.pause()
-            self.panel.say("Pausing …")
-
-    def resume(self) -> None:
-        """Go on with a run that was halted."""
-        if self._running.job is not None:
-            self._running.job.resume()
-            self.panel.say("Going on …")
-
-    def stop(self) -> None:
-        """End the run after its present step and keep what it has reached."""
-        if self._running.job is None:
-            return
-        self._running.stop()
-        self.panel.show_stopping()
-        self.panel.say("Stopping …")
 
     def load_settings(self) -> None:
         """Take over the settings of a result layer, its source, region and planes too."""
@@ -190,12 +154,6 @@ class RestoreWidget(QWidget):
         shapes.mode = "add_rectangle"
         self.region.choose(shapes)
 
-    def event(self, event: QEvent | None) -> bool:
-        """Stop the run when the widget is taken out of the viewer."""
-        if event is not None and event.type() == QEvent.Type.ParentChange and not self.parent():
-            self._running.stop()
-        return bool(super().event(event))
-
     def _request(self) -> tuple[Source, Settings, np.ndarray | None]:
         """Return what the form asks for, checked as far as it can be without reading the image."""
         layer = self.image.layer
@@ -218,7 +176,7 @@ class RestoreWidget(QWidget):
 
     def _watch(self, event: Happening) -> None:
         job = self._running.job
-        if job is None or event is None:
+        if not isinstance(job, Job) or event is None:
             return
         if isinstance(event, Begun):
             self._live = LiveLayers(self._viewer, event)
@@ -256,11 +214,6 @@ class RestoreWidget(QWidget):
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
         self.panel.say(f"{Stop[facts['stop']].sentence} {took}")
         self.panel.tell(facts["choice"], *facts["notes"], facts["report"])
-
-    def _fail(self, error: Exception) -> None:
-        self._show_problem(
-            str(error) if isinstance(error, RunFailed) else f"The run failed: {error}"
-        )
 
     def _rest(self) -> None:
         self._running.job = None
@@ -333,15 +286,8 @@ class RestoreWidget(QWidget):
         self.load.setEnabled(not running)
         self.panel.show_running(running)
 
-    def _show_problem(self, sentence: str) -> None:
-        self.panel.say(sentence, problem=True)
-        show_error(sentence)
-
     def _connect(self) -> None:
         self.panel.restore.clicked.connect(self.restore)
-        self.panel.paused.connect(self.pause)
-        self.panel.resumed.connect(self.resume)
-        self.panel.stop.clicked.connect(self.stop)
         self.load.clicked.connect(self.load_settings)
         self.copy.clicked.connect(self.copy_snippet)
         self.draw.clicked.connect(self.draw_region)
@@ -351,8 +297,6 @@ class RestoreWidget(QWidget):
         for part in parts:
             part.edited.connect(self._changed)
         self._appraiser.found.connect(self._show_appraisal)
-        # Not a method of this widget, which is gone by then.
-        self.destroyed.connect(self._running.stop)
 
     def _arrange(self) -> None:
         region = QWidget()
@@ -377,25 +321,9 @@ class RestoreWidget(QWidget):
         for part in (choice, self.planes, self.form):
             top.addWidget(part)
         top.addStretch()
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setFrameShape(QFrame.Shape.NoFrame)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setWidget(self._above)
-        scroll.setMinimumHeight(160)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(MARGIN, MARGIN, MARGIN, MARGIN)
         layout.setSpacing(8)
-        layout.addWidget(scroll, 1)
+        layout.addWidget(scrolling(self._above), 1)
         layout.addWidget(self.panel)
         layout.addWidget(actions)
-
-
-class _Running:
-    """The job under way; outlives the widget, so that it can be stopped when that goes."""
-
-    job: Job | None = None
-
-    def stop(self, _: Any = None) -> None:
-        if self.job is not None:
-            self.job.stop()

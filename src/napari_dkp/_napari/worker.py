@@ -7,7 +7,7 @@ from typing import Any
 from napari.qt.threading import create_worker
 from superqt.utils import GeneratorWorker
 
-from napari_dkp._napari.job import Ended, Happening, Job
+from napari_dkp._napari.work import Work
 
 BUSY = "A restoration is running already. Stop it, or wait until it is done."
 
@@ -18,16 +18,16 @@ class Busy(Exception):
     """Another run is under way; one at a time has the device."""
 
 
-class _Task(partial[Generator[Happening, None, Ended]]):
+class _Task(partial[Generator[Any, None, Any]]):
     """Tells napari what is under way; it names its workers' functions when it asks to close."""
 
-    job: Job
+    job: Work
 
     def __str__(self) -> str:
         return f"the restoration of {self.job.name!r}"
 
 
-class _Worker(GeneratorWorker[Happening, None, Ended]):
+class _Worker(GeneratorWorker[Any, None, Any]):
     """A worker whose job may be paused; not napari's own, which shows every error a second time."""
 
     def __init__(self, task: _Task, **options: Any) -> None:
@@ -40,10 +40,10 @@ class _Worker(GeneratorWorker[Happening, None, Ended]):
         self._job.resume()
 
 
-_active: Job | None = None
+_active: Work | None = None
 
 
-def start(job: Job, *, finished: Sequence[Slot], **connect: Slot) -> None:
+def start(job: Work, *, finished: Sequence[Slot], **connect: Slot) -> None:
     """Run a job in a thread; call from the viewer's.
 
     Parameters

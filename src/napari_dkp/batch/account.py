@@ -54,7 +54,8 @@ def in_words(outcomes: Sequence[Outcome]) -> str:
     """Say in one line how many files came to what."""
     found: Counter[str] = Counter(outcome.status for outcome in outcomes)
     parts = [f"{found[status]} {status}" for status in STATUSES if found[status]]
-    return f"{len(outcomes)} files: {', '.join(parts)}."
+    files = "file" if len(outcomes) == 1 else "files"
+    return f"{len(outcomes)} {files}: {', '.join(parts)}."
 
 
 JSON, MARKDOWN = "batch.json", "batch.md"

@@ -14,6 +14,10 @@ class Pace:
         """Note that steps begin."""
         self._began = perf_counter()
 
+    def leave_out(self, seconds: float) -> None:
+        """Take seconds that just passed as not worked, as those of a pause."""
+        self._began += seconds
+
     def end(self) -> None:
         """Note that a file is done."""
         self._files.append(perf_counter() - self._began)

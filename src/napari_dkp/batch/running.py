@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -229,7 +230,9 @@ class Batch:
             try:
                 for state in stream:
                     left = pace.left(state.step, state.n_steps, len(self.jobs) - number - 1)
+                    handed_out = perf_counter()
                     yield event(planes=stream.done, state=state, seconds_left=left, note=state.note)
+                    pace.leave_out(perf_counter() - handed_out)
             except (TypeError, ValueError):
                 if not stream.done:  # the file is at fault: nothing to go on with
                     stream.discard()

@@ -114,7 +114,9 @@ class Stream:
                     now = perf_counter()
                     self._keep(state, state.step - steps, now - began)
                     began, steps = now, state.step
+                handed_out = perf_counter()
                 yield state
+                began += perf_counter() - handed_out  # a pause is no work
 
     def finish(self) -> None:
         """Write kernels and settings, and give all files their names, the image last.

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from napari_dkp.batch import Event
+from napari_dkp.batch.where import where
 from napari_dkp.durations import duration
 
 
@@ -38,18 +39,6 @@ def progress() -> Iterator[Callable[[Event], object]]:
                     say(text)
 
         yield show
-
-
-def where(event: Event) -> str:
-    """Say how far a batch is."""
-    parts = [f"file {event.number} of {event.n_files}"]
-    if event.n_planes > 1:
-        parts.append(f"plane {min(event.planes + 1, event.n_planes)} of {event.n_planes}")
-    if event.state is not None:
-        parts.append(f"step {event.state.step} of {event.state.n_steps}")
-    if event.seconds_left is not None:
-        parts.append(f"about {duration(event.seconds_left)} left")
-    return ", ".join(parts)
 
 
 # Seconds after which a log is told that there is progress.

@@ -56,7 +56,9 @@ class Options:
 
     scale: Annotated[
         str | None,
-        _option("Enlargement, 1 to 8, or one for Y and one for X; 1 only deblurs.", "N|N,N", "2"),
+        _option(
+            "Enlargement, 1 to 8, or one per axis: Y, X, with --volume Z, Y, X.", "N|N,N|N,N,N", "2"
+        ),
     ] = None
     axes: Annotated[
         str | None,

@@ -47,7 +47,7 @@ def restore(
         settings = replace(settings, axes=settings.axes or picture.axes)
         scales = tuple(settings.spatial_scales.values())
         outputs.check(4 * picture.image.size * math.prod(scales), overwrite=overwrite)
-        psf = io.read_kernel(chosen.psf_file) if chosen.psf_file else None
+        psf = io.read_kernel(chosen.psf_file, settings.spatial) if chosen.psf_file else None
         if chosen.stated_optics:
             settings, said = with_optics_of(source, settings)
             if said:

@@ -73,13 +73,20 @@ def read(path: str | os.PathLike[str]) -> Picture:
     return replace(picture, image=np.asarray(picture.image))
 
 
-def read_kernel(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a point spread function: one plane, shape (K, K)."""
+def read_kernel(path: str | os.PathLike[str], spatial: str = "YX") -> np.ndarray:
+    """Read a point spread function: one plane, shape (K, K), or one volume.
+
+    Parameters
+    ----------
+    path : as of `read`.
+    spatial : letters of the axes that it has.
+    """
     picture = read(path)
     kernel = np.squeeze(np.asarray(picture.image))
-    if kernel.ndim != 2:
+    if kernel.ndim != len(spatial):
+        what = "one plane" if len(spatial) == 2 else "one volume"
         raise ValueError(
-            f"kernel: expected one plane in '{picture.name}'; got axes {picture.axes} of shape "
+            f"kernel: expected {what} in '{picture.name}'; got axes {picture.axes} of shape "
             f"{picture.image.shape}"
         )
     return kernel
