@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from napari_dkp._napari.batch_widget import BatchWidget
 from napari_dkp._napari.kernel_inspector import KernelInspector
 from napari_dkp._napari.widget import RestoreWidget
 
@@ -11,7 +12,12 @@ def viewer(make_napari_viewer, no_appraisal, idle):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("Restore", RestoreWidget), ("Kernel inspector", KernelInspector)]
+    ("name", "kind"),
+    [
+        ("Restore", RestoreWidget),
+        ("Restore a folder", BatchWidget),
+        ("Kernel inspector", KernelInspector),
+    ],
 )
 def test_widgets_open_from_the_plugin_menu(viewer, name, kind):
     _, widget = viewer.window.add_plugin_dock_widget("napari-dkp", name)
