@@ -4,13 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test test-core test-viewer check clean
 
 demo: $(READY)
 	$(BIN)/napari-dkp demo
 
+# Those that need a screen beside those that do not: two cores, half the time.
 test: check
-	xvfb-run -a -s "-screen 0 1400x900x24" $(BIN)/pytest
+	$(MAKE) -j2 --output-sync=target test-core test-viewer
+
+test-core: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --ignore=tests/napari
+
+test-viewer: $(READY)
+	OMP_NUM_THREADS=1 xvfb-run -a -s "-screen 0 1400x900x24" $(BIN)/pytest tests/napari
 
 check: $(READY)
 	$(BIN)/ruff check .
