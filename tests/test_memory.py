@@ -71,10 +71,10 @@ def cleared_where_a_worker_trims() -> tuple[float, float, float]:
 @glibc
 def test_a_worker_that_trims_does_not_while_it_is_told_to(monkeypatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
-    before, within, after = in_fresh_process(cleared_where_a_worker_trims)
+    # What follows is up to where in its heap glibc puts the next blocks.
+    before, within, _ = in_fresh_process(cleared_where_a_worker_trims)
     assert before > 15
     assert within < 5
-    assert after > 15
 
 
 @glibc
