@@ -17,9 +17,10 @@ from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import AiryIntervals
 from napari_dkp.plan import Plan
-from napari_dkp.plane import Parts, planned_steps, search_rounds
+from napari_dkp.plane import Parts
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
+from napari_dkp.schedule import planned_steps, search_rounds
 from napari_dkp.search import Round
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.state import Stop

@@ -34,10 +34,10 @@ from napari_dkp.kernels import line
 from napari_dkp.layout import Index, guess_axes
 from napari_dkp.metrics import kernel_ncc, psnr
 from napari_dkp.plan import Plan, Route
-from napari_dkp.plane import bytes_per_pixel
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
 from napari_dkp.state import State, Stop
+from napari_dkp.tile_size import bytes_per_pixel
 from napari_dkp.tiling import Tiling
 
 STEPS = 6

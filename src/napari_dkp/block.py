@@ -13,11 +13,12 @@ from napari_dkp.engine import StateGenerator
 from napari_dkp.intensity import Scaling
 from napari_dkp.noise import of_plane as noise_of
 from napari_dkp.plan import Plan
-from napari_dkp.plane import Parts, fit, planned_steps
+from napari_dkp.plane import Parts, fit
 from napari_dkp.randomness import make_generator
 from napari_dkp.report import Report, examine
 from napari_dkp.restorers.evidence import Evidence, Halves
 from napari_dkp.restorers.photon_halves import PhotonHalves
+from napari_dkp.schedule import planned_steps
 from napari_dkp.state import Stop
 from napari_dkp.tiling import Tile, Tiling
 

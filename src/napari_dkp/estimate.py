@@ -17,8 +17,8 @@ from napari_dkp.diffusion.model import Footprint
 from napari_dkp.gaussian_trials import WINDOW
 from napari_dkp.layout import guess_axes, is_coloured, looped_axes
 from napari_dkp.noise import Noise
-from napari_dkp.plane import (
-    Parts,
+from napari_dkp.plane import Parts
+from napari_dkp.schedule import (
     kernel_every,
     likely_steps,
     planes_together,
@@ -26,6 +26,7 @@ from napari_dkp.plane import (
     standing_after,
     trial_steps,
 )
+from napari_dkp.tile_size import COUNTING_BYTES
 
 
 @dataclass(frozen=True)
@@ -250,14 +251,12 @@ def _bytes(saved: dict[int, int], values: int) -> int:
     values : of the restored image.
     """
     if not saved:
-        return _COUNTING_BYTES * values
+        return COUNTING_BYTES * values
     # Half as much again for its own temporaries, and what lies idle where blocks do not fit into
     # one another's places.
     return round(1.8 * sum(saved.values()))
 
 
-# Penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.
-_COUNTING_BYTES = 550
 # Of each pixel of an image that a diffusion model sees, as measured: x_t in colours, before and
 # after, with their temporaries.
 _DIFFUSED_BYTES = 400

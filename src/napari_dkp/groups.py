@@ -6,7 +6,7 @@ from itertools import groupby
 
 from napari_dkp.config import Settings
 from napari_dkp.layout import Index, Layout
-from napari_dkp.plane import planes_together
+from napari_dkp.schedule import planes_together
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from napari_dkp.diffusion import loading
 from napari_dkp.groups import Group, groups
 from napari_dkp.layout import Index, Layout
 from napari_dkp.plan import Plan
-from napari_dkp.plane import likely_steps, planned_steps
 from napari_dkp.planes import Planes, as_array, as_seen, fetched, joined, sealed
 from napari_dkp.report import Report
+from napari_dkp.schedule import likely_steps, planned_steps
 from napari_dkp.state import Restoration, State, Stop, Unfetched
 from napari_dkp.tile_size import TileSize
 

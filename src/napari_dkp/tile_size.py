@@ -7,7 +7,7 @@ import torch
 from napari_dkp.config import LEAST_TILE, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import free_memory
-from napari_dkp.plane import bytes_per_pixel
+from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.tiling import Tiling
 
 
@@ -94,8 +94,32 @@ class TileSize:
         return int(side) // max(model.scale)
 
 
+def bytes_per_pixel(settings: Settings, channels: int) -> float:
+    """Return the memory that a restoration takes, roughly, bytes per pixel of a restored plane.
+
+    Parameters
+    ----------
+    settings : resolved settings.
+    channels : of all planes that are restored together.
+    """
+    if settings.method == "richardson-lucy":
+        return COUNTING_BYTES * channels
+    if settings.method == "diffusion":
+        assert settings.diffusion
+        return _DIFFUSED_BYTES * channels * settings.diffusion.samples
+    assert settings.dip
+    return _FITTED_BYTES * finest_channels(settings.dip) + _OUTPUT_BYTES * channels
+
+
 # Neighbouring tiles share so many times what a kernel spans.
 _REACH = 2.0
 # Bytes that are not worth to look whether they are free, and the share of those free to be taken.
 _SURELY_FREE = 2**30
 _SHARE_OF_MEMORY = 0.6
+# Of penalised likelihoods: two images, their derivatives, multipliers, and temporaries of these.
+COUNTING_BYTES = 550
+# Of a diffusion model's images, and of a small one's network.
+_DIFFUSED_BYTES = 800
+# Of a network that is fitted, per channel at full resolution, and per image that it makes.
+_FITTED_BYTES = 62
+_OUTPUT_BYTES = 60

@@ -11,8 +11,8 @@ class Halves(NamedTuple):
     Attributes
     ----------
     images : restored from the one and the other, each as bright as their mean, the estimate, in
-        normalised intensity, shape (2, C, H, W).
-    means : A x + background of each half, in its own counts, shape (2, C, h, w).
+        normalised intensity, shape (2, C, *hr_shape).
+    means : A x + background of each half, in its own counts, shape (2, C, *lr_shape).
     photons : the halves, in counts, same shape.
     """
 
@@ -27,10 +27,10 @@ class Evidence(NamedTuple):
     Attributes
     ----------
     mean : A x of the estimate, what it would be seen as without noise, in normalised intensity,
-        shape (C, h, w).
+        shape (C, *lr_shape).
     halves : None where photons are not dealt.
     deviation : standard deviation of each value of the estimate over images that were drawn, in
-        normalised intensity, shape (C, H, W); None where one is drawn, or none.
+        normalised intensity, shape (C, *hr_shape); None where one is drawn, or none.
     """
 
     mean: Tensor

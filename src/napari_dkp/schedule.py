@@ -1,0 +1,104 @@
+"""How many steps resolved settings ask for, and what is done at once."""
+
+from napari_dkp.config import MOTION_FAMILIES, Settings
+from napari_dkp.gaussian_trials import most_steps
+from napari_dkp.plan import Plan
+from napari_dkp.search import Round, plan
+from napari_dkp.volume_trials import MOST_TRIALS, intervals
+
+
+def search_rounds(settings: Settings) -> list[Round]:
+    """Return the rounds of the kernel search, per plane; none where image and kernel form at once.
+
+    Richardson–Lucy soon has an image, which adds noise where it goes on: it starts anew under the
+    kernel that is found.
+    """
+    if not (settings.rks and settings.search and settings.iterations):
+        raise ValueError("settings: expected resolved settings; got some with open fields")
+    if settings.volume:
+        return []
+    if settings.method == "richardson-lucy":
+        return list(_COUNTING_ROUNDS)
+    if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
+        return []
+    # The steps of a diffusion model are no measure for those of the search, which fits networks.
+    longest = settings.search.steps if settings.method == "diffusion" else settings.iterations
+    return plan(settings.search, longest, settings.rks.every)
+
+
+def kernel_every(settings: Settings) -> int:
+    """Return the image steps per kernel update."""
+    if settings.method == "diffusion":
+        return 1
+    assert settings.rks
+    return settings.rks.every
+
+
+def standing_after(settings: Settings) -> int | None:
+    """Return the kernel updates after which it stands, None for never; without a search."""
+    assert settings.rks and settings.diffusion and settings.iterations
+    if settings.method != "diffusion":
+        return None if settings.rks.sampler == "paper" else settings.rks.updates
+    if settings.diffusion.sampler != "anneal":
+        return None
+    return max(1, min(settings.rks.updates, settings.iterations // 2))
+
+
+def trial_steps(settings: Settings) -> int:
+    """Return the image steps, at most, of the trials that settle a kernel which is sought."""
+    assert settings.diffusion and settings.iterations and settings.rks
+    if settings.volume:
+        return MOST_TRIALS if None in intervals(settings.kernel_family, settings.rks) else 0
+    diffusion = settings.diffusion
+    annealed = settings.method == "diffusion" and diffusion.sampler == "anneal"
+    tried = annealed and settings.kernel_family == "gaussian" and diffusion.trials > 0
+    stands = settings.iterations > (standing_after(settings) or 0)
+    return most_steps(diffusion) if tried and stands else 0
+
+
+def own_steps(settings: Settings, plan: Plan | None) -> int:
+    """Return the image steps of a restoration proper, at most."""
+    assert settings.iterations
+    if plan is None:
+        return settings.iterations
+    if plan.route is not None:
+        return plan.route.steps
+    return plan.steps or settings.iterations
+
+
+def planned_steps(settings: Settings, plan: Plan | None = None) -> int:
+    """Return the image steps per plane: of search or trials, and of the restoration proper."""
+    before = 0
+    if plan is None:
+        before = sum(each.steps for each in search_rounds(settings)) + trial_steps(settings)
+    return before + own_steps(settings, plan)
+
+
+def likely_steps(settings: Settings, plan: Plan | None = None) -> int:
+    """Return the image steps that a plane probably takes by a plan that is still to be found."""
+    assert settings.iterations
+    if settings.method == "richardson-lucy":
+        return min(_USUAL_ROUTE, settings.iterations)
+    if settings.method == "diffusion" and plan is None:
+        return settings.iterations - (standing_after(settings) or 0) or settings.iterations
+    return own_steps(settings, plan)
+
+
+def planes_together(settings: Settings, channels: int) -> int:
+    """Return how many planes are restored at once: as outputs of one network, for little more.
+
+    Parameters
+    ----------
+    settings : resolved settings.
+    channels : colours of a plane.
+    """
+    if settings.method != "dip" or settings.preset == "paper":
+        return 1
+    return max(1, _OUTPUTS // channels)
+
+
+_COUNTING_ROUNDS = (Round(20, 5, 5),)
+# Images that a network makes at once.
+_OUTPUTS = 12
+# Steps of most routes.
+_USUAL_ROUTE = 24
