@@ -77,7 +77,8 @@ def _of_volume(sample: Callable[[], np.ndarray], settings: Settings, known_kerne
     plane has the same sum. Where planes differ, by more than what leaves the frame, light was kept
     out, by a pinhole or a sheet of light.
     """
-    settings = replace(settings, method="richardson-lucy")
+    if settings.method == "auto":
+        settings = replace(settings, method="richardson-lucy")
     if settings.kernel_family != "auto" or known_kernel:
         return Choice(settings, "")
     volume = torch.from_numpy(sample().astype(np.float32))

@@ -153,7 +153,8 @@ class Parts:
     ----------
     model : forward model of the plane.
     data : LR plane in normalised intensity on its device, shape (C, *lr_shape).
-    bounds : lowest and highest intensity of the restored image, normalised.
+    bounds : lowest and highest intensity of the restored image, normalised; there is no highest of
+        volumes, whose kernels spread light over thousands of voxels.
     noise : of the data, normalised.
     settings : resolved settings.
     plan : what is known before; None for a blind run.
@@ -202,11 +203,11 @@ class Parts:
         self._model = model
         self._data = data
         self._dealt = halves
-        self._bounds = bounds
+        self._bounds = (bounds[0], math.inf) if settings.volume else bounds
         self._family = settings.kernel_family
         self._pke = settings.pke
         # Of photographs, whose noise is that of no camera, all samples count alike.
-        counted = settings.kernel_family in OPTICS_FAMILIES
+        counted = settings.volume or settings.kernel_family in OPTICS_FAMILIES
         self._weights = noise.weights(data) if counted else None
         self._search = settings.search
         self._dip = settings.dip

@@ -16,7 +16,7 @@ def initialise(module: nn.Module, generator: Generator) -> None:
     random state is neither read nor moved.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
             bound = layer.weight[0].numel() ** -0.5
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             if layer.bias is not None:

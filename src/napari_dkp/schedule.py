@@ -92,7 +92,7 @@ def planes_together(settings: Settings, channels: int) -> int:
     settings : resolved settings.
     channels : colours of a plane.
     """
-    if settings.method != "dip" or settings.preset == "paper":
+    if settings.method != "dip" or settings.preset == "paper" or settings.volume:
         return 1
     return max(1, _OUTPUTS // channels)
 

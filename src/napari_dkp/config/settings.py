@@ -154,10 +154,15 @@ class Settings:
                     "whose kernels have three axes"
                 )
             return
-        if self.method not in ("auto", "richardson-lucy"):
+        if self.method == "diffusion":
             raise ValueError(
-                "method: expected 'richardson-lucy' with volume=True, since the other methods "
-                f"restore planes; got {self.method!r}"
+                "method: expected 'richardson-lucy' or 'dip' with volume=True, since diffusion "
+                "models restore planes; got 'diffusion'"
+            )
+        if self.dip is not None and self.dip.network == "published":
+            raise ValueError(
+                "dip: expected the 'light' network with volume=True; got 'published', which is of "
+                "planes"
             )
         if self.kernel_family not in ("auto", *VOLUME_FAMILIES):
             raise ValueError(
@@ -215,6 +220,9 @@ class Settings:
         )
 
     def _usual_dip(self, dip: DIPConfig) -> DIPConfig:
+        if self.volume:
+            # Light far brighter than the data is what a volume's restoration is after.
+            return replace(dip, ssim_fraction=0.0, gradient_weight=0.0)
         if self.kernel_family not in OPTICS_FAMILIES or self.preset == "paper":
             return dip
         # SSIM compares darkness as it does light: it would fit the noise of dark regions.

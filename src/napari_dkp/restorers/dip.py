@@ -1,6 +1,7 @@
 """The deep image prior as image restorer (DIP, eqs. 17-20)."""
 
 import math
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -18,19 +19,21 @@ from napari_dkp.restorers.optimisers import make_optimisers, set_learning_rate
 
 
 class DIPRestorer:
-    """Fits an untrained network G_x(z; φ_x) to one LR plane (eq. 19, image part).
+    """Fits an untrained network G_x(z; φ_x) to one LR plane or volume (eq. 19, image part).
 
     Parameters
     ----------
-    model : forward model of the plane, two spatial axes.
-    data : y in normalised intensity, shape (C, h, w).
-    bounds : lowest and highest intensity that the image may take, normalised.
+    model : forward model of the plane, or of the volume.
+    data : y in normalised intensity, shape (C, *lr_shape).
+    bounds : lowest and highest intensity that the image may take, normalised; the highest may be
+        infinite: x is then the interpolated data, its light above the lowest multiplied by
+        exp(G_x), which reaches far in few steps.
     config : network and fitting.
     n_steps : planned steps; places the change from SSIM to squared error, the settling and the
         growth of the gradient prior.
     precision : dtype of the network's convolutions.
     generator : CPU generator of z and of the initial φ_x.
-    seen : LR samples that the fit is held to, bool, shape (h, w); None for all. At the others the
+    seen : LR samples that the fit is held to, bool, shape lr_shape; None for all. At the others the
         residual counts as zero; under SSIM their data still takes part in the local means of their
         neighbours.
     weights : of each squared residual, shape of `data`; None for ones. SSIM has none.
@@ -55,6 +58,10 @@ class DIPRestorer:
         # Residuals are zero where nothing is seen.
         self._share = 1.0 if seen is None else max(float(seen.float().mean()), 1 / seen.numel())
         self._bounds = bounds
+        self._start: Tensor | None = None  # logarithm of the light that the image starts from
+        if math.isinf(bounds[1]):
+            light = model.extend(model.upsample(data)) - bounds[0]
+            self._start = light.clamp_min(_LEAST_LIGHT).log()
         self._config = config
         self._precision = precision
         self._n_steps = n_steps
@@ -64,11 +71,11 @@ class DIPRestorer:
         network = make_network(config, len(data), shape)
         noise = 0.1 * torch.rand(1, network.in_channels, *shape, generator=generator)
         initialise(network, generator)
-        layout = torch.channels_last
+        layout = torch.channels_last if model.ndim == 2 else torch.channels_last_3d
         self._noise = noise.to(data.device, memory_format=layout)
         self._network = network.to(data.device)
         for weight in network.parameters():
-            if weight.ndim == 4:
+            if weight.ndim == 2 + model.ndim:
                 weight.data = weight.data.contiguous(memory_format=layout)
         self._optimisers = make_optimisers(network, config)
         self._ssim_loss = SSIMLoss(data)
@@ -81,7 +88,7 @@ class DIPRestorer:
 
     @torch.enable_grad()
     def step(self, kernel: Tensor) -> RestorerStep:
-        """Take one gradient step on φ_x under `kernel`, shape (K, K)."""
+        """Take one gradient step on φ_x under `kernel`, shape (*K,)."""
         if kernel is not self._kernel:
             self._kernel = kernel
             self._transfer.copy_(self._model.transfer(kernel))
@@ -119,7 +126,7 @@ class DIPRestorer:
         return image.detach(), loss.detach(), (squared.detach() / self._share).sqrt()
 
     def _image(self) -> Tensor:
-        """Return x = G_x(z; φ_x) on the domain, float32, shape (C, H, W)."""
+        """Return x = G_x(z; φ_x) on the domain, float32, shape (C, *shape)."""
         with torch.autocast(
             self._noise.device.type,
             self._precision,
@@ -128,7 +135,10 @@ class DIPRestorer:
         ):
             logits = self._network(self._noise)
         low, high = self._bounds
-        return low + (high - low) * torch.sigmoid(logits[0].float())
+        values = logits[0].float()
+        if self._start is not None:
+            return low + torch.exp(self._start + values)
+        return low + (high - low) * torch.sigmoid(values)
 
     def _fidelity(self, fitted: Tensor, squared: Tensor) -> Tensor:
         if self._steps < self._n_ssim:
@@ -152,9 +162,15 @@ class DIPRestorer:
 
 
 def sparse_gradients(image: Tensor) -> Tensor:
-    """Return the hyper-Laplacian energy mean(Σ_d |∂_d x|^0.67) over four directions."""
+    """Return the hyper-Laplacian energy mean(Σ_d |∂_d x|^0.67), shape of x (C, *shape).
+
+    Directions d are the axes and the diagonals between each two of them: four in planes.
+    """
     energy: Tensor = _SparseGradients.apply(image)  # type: ignore[no-untyped-call]
     return energy
+
+
+Axes = tuple[int, ...]
 
 
 class _SparseGradients(torch.autograd.Function):
@@ -164,13 +180,12 @@ class _SparseGradients(torch.autograd.Function):
     def forward(ctx: Any, image: Tensor) -> Tensor:
         gradient = torch.zeros_like(image)
         energy = image.new_zeros(())
-        later, earlier = slice(1, None), slice(None, -1)
-        here, left, above, beyond = (
-            (slice(None), rows, columns)
-            for rows in (later, earlier)
-            for columns in (later, earlier)
-        )
-        for one, other in ((here, left), (here, above), (here, beyond), (left, above)):
+        axes = range(image.ndim - 1, 0, -1)
+        pairs: list[tuple[Axes, Axes]] = [((), (axis,)) for axis in axes]
+        for first, second in combinations(axes, 2):
+            pairs += [((), (first, second)), ((first,), (second,))]
+        for pair in pairs:
+            one, other = (_corner(image, behind) for behind in pair)
             difference = image[one] - image[other]
             # The exponent applies to |d|; the offset keeps its gradient finite at d = 0.
             square = difference.square() + 1e-8
@@ -189,12 +204,18 @@ class _SparseGradients(torch.autograd.Function):
         return product
 
 
+def _corner(image: Tensor, behind: Axes) -> tuple[slice, ...]:
+    """Return where all neighbourhoods of 2 x 2 pixels have one corner: `behind` on some axes."""
+    later, earlier = slice(1, None), slice(None, -1)
+    return (slice(None), *(earlier if a in behind else later for a in range(1, image.ndim)))
+
+
 class SSIMLoss:
     """1 - SSIM(·, data) with a Gaussian window (11 taps, sigma 1.5), zero-padded.
 
     Parameters
     ----------
-    data : shape (C, h, w), intensities of range 1.
+    data : shape (C, ..., h, w), intensities of range 1; volumes are compared plane by plane.
     """
 
     def __init__(self, data: Tensor) -> None:
@@ -205,7 +226,7 @@ class SSIMLoss:
         self._variance = square - self._mean**2
 
     def __call__(self, predicted: Tensor) -> Tensor:
-        """Return the loss of a prediction, shape (C, h, w)."""
+        """Return the loss of a prediction, shape of the data."""
         mean, square, product = self._local_means(predicted, predicted**2, predicted * self._data)
         variance = square - mean**2
         covariance = product - mean * self._mean
@@ -216,12 +237,15 @@ class SSIMLoss:
     def _local_means(self, *images: Tensor) -> tuple[Tensor, ...]:
         # Each as a channel of its own, side by side in memory: the other way round, as images of
         # one channel, CPUs take ten times as long.
-        means = torch.cat(images)[None].contiguous(memory_format=torch.channels_last)
-        n = means.shape[1]
+        planes = torch.cat(images).flatten(0, -3)
+        means = planes[None].contiguous(memory_format=torch.channels_last)
+        n = len(planes)
         along, across = self._window[:, None], self._window[None]
         means = functional.conv2d(means, along.expand(n, 1, -1, -1), padding=(5, 0), groups=n)
         means = functional.conv2d(means, across.expand(n, 1, -1, -1), padding=(0, 5), groups=n)
-        return means[0].chunk(len(images))
+        return means[0].unflatten(0, (-1, *self._data.shape[:-2])).unbind()
 
 
 _C1, _C2 = 0.01**2, 0.03**2
+# Of the data's range: what is darker would take many steps to become light.
+_LEAST_LIGHT = 0.02

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -27,10 +28,10 @@ class Hourglass(nn.Module, ABC):
     down: nn.ModuleList
     skip: nn.ModuleList
     up: nn.ModuleList
-    head: nn.Conv2d
+    head: nn.Module
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Map noise (B, in_channels, H, W) to logits (B, out_channels, H, W), any H and W."""
+        """Map noise (B, in_channels, *shape) to logits (B, out_channels, *shape), any shape."""
         skips = []
         x = noise
         for down, skip in zip(self.down, self.skip, strict=True):
@@ -43,12 +44,13 @@ class Hourglass(nn.Module, ABC):
 
     @abstractmethod
     def join(self, scale: int, below: Tensor, skipped: Tensor) -> Tensor:
-        """Return the input of `up[scale]`, shape (B, C, H, W).
+        """Return the input of `up[scale]`, shape (B, C, *shape).
 
         Parameters
         ----------
-        below : from the next coarser scale, shape (B, C', ceil(H/2), ceil(W/2)).
-        skipped : from the skip branch, shape (B, C'', H, W).
+        below : from the next coarser scale, shape (B, C', *coarser), each axis divided by its
+            stride and rounded up.
+        skipped : from the skip branch, shape (B, C'', *shape).
         """
 
 
@@ -139,30 +141,37 @@ class LightNetwork(Hourglass):
     ----------
     in_channels, out_channels : of the noise and of the image.
     widths : channels per scale, finest first.
+    strides : by which each scale is coarser than the one before, per axis; two or three axes.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        widths: tuple[int, ...],
+        strides: Sequence[tuple[int, ...]],
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
+        convolution, norm = _LAYERS[len(strides[0])]
         self.down = nn.ModuleList()
         self.skip = nn.ModuleList()
         self.narrow = nn.ModuleList()
         self.up = nn.ModuleList()
         incoming = (in_channels, *widths[:-1])
         outgoing = (*widths[1:], widths[-1])
-        for before, width, below in zip(incoming, widths, outgoing, strict=True):
-            self.skip.append(nn.Conv2d(before, width, 1, bias=False))
+        for before, width, below, stride in zip(incoming, widths, outgoing, strides, strict=True):
+            same = (1,) * len(stride)
+            self.skip.append(convolution(before, width, 1, bias=False))
             self.down.append(
                 nn.Sequential(
-                    *_light_unit(before, width, stride=2),
-                    *_light_unit(width, width),
+                    *_light_unit(before, width, stride),
+                    *_light_unit(width, width, same),
                 )
             )
-            self.narrow.append(nn.Conv2d(below, width, 1, bias=False))
-            self.up.append(
-                nn.Sequential(nn.BatchNorm2d(width), nn.SiLU(), *_light_unit(width, width))
-            )
-        self.head = nn.Conv2d(widths[0], out_channels, 1)
+            self.narrow.append(convolution(below, width, 1, bias=False))
+            self.up.append(nn.Sequential(norm(width), nn.SiLU(), *_light_unit(width, width, same)))
+        self.head = convolution(widths[0], out_channels, 1)
 
     def join(self, scale: int, below: Tensor, skipped: Tensor) -> Tensor:
         """Bring what comes from below to the skip branch's channels, upsample, add."""
@@ -175,9 +184,9 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Ho
     Parameters
     ----------
     channels : of the image.
-    shape : of the image network's output, HR pixels.
+    shape : of the image network's output, HR pixels; three axes only of the light network.
     """
-    depth = min(5, max(1, int(math.log2(max(min(shape) / 8, 1)))))
+    depth = min(5, max(1, _halvings(min(shape[-2:]))))
     # Layers draw weights as they are made; `initialise` replaces them, and the caller's random
     # state stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -185,7 +194,15 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Ho
             widths = (_PUBLISHED_WIDTH,) * depth
             return SkipNetwork(3, channels, widths, padding="reflect", attention_from=2)
         widths = (_light_width(config), config.channels // 2) + (config.channels,) * depth
-        return LightNetwork(_LIGHT_NOISE, channels, widths[:depth])
+        # Volumes have fewer planes than these have pixels.
+        axial = [(2 if scale < _halvings(n) else 1 for n in shape[:-2]) for scale in range(depth)]
+        strides = [(*along, 2, 2) for along in axial]
+        return LightNetwork(_LIGHT_NOISE, channels, widths[:depth], strides)
+
+
+def _halvings(n: int) -> int:
+    """Return how often an axis can be halved until about 8 pixels are left."""
+    return int(math.log2(max(n / 8, 1)))
 
 
 def finest_channels(config: DIPConfig) -> int:
@@ -207,7 +224,8 @@ _LIGHT_NOISE = 16
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x, size=like.shape[-2:], mode="bilinear")
+    mode = "bilinear" if like.ndim == 4 else "trilinear"
+    return functional.interpolate(x, size=like.shape[2:], mode=mode)
 
 
 def _unit(
@@ -219,9 +237,16 @@ def _unit(
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2))
 
 
-def _light_unit(in_channels: int, out_channels: int, stride: int = 1) -> tuple[nn.Module, ...]:
+def _light_unit(
+    in_channels: int, out_channels: int, stride: tuple[int, ...]
+) -> tuple[nn.Module, ...]:
+    convolution, norm = _LAYERS[len(stride)]
     return (
-        nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        convolution(in_channels, out_channels, 3, stride, padding=1, bias=False),
+        norm(out_channels),
         nn.SiLU(),
     )
+
+
+# Of planes and of volumes.
+_LAYERS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}

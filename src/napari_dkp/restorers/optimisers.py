@@ -109,7 +109,7 @@ def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
     matrices = [
         layer.weight
         for layer in network.modules()
-        if isinstance(layer, nn.Conv2d) and layer is not network.head
+        if isinstance(layer, nn.Conv2d | nn.Conv3d) and layer is not network.head
     ]
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in weights if id(weight) not in chosen]
