@@ -92,6 +92,57 @@ def test_sparse_gradients_has_finite_gradients_on_a_constant():
     assert torch.isfinite(image.grad).all()
 
 
+def test_sparse_gradients_of_a_volume_are_those_of_each_two_axes():
+    """Along its axes and the diagonals of its faces, at the far corner of each eight voxels."""
+    image = torch.rand(2, 3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    eight = image.unfold(1, 2, 1).unfold(2, 2, 1).unfold(3, 2, 1)
+    pairs = []
+    for one in np.ndindex(2, 2, 2):
+        for other in np.ndindex(2, 2, 2):
+            shift = np.subtract(one, other)
+            # Each axis and face once: those that the far corner is on.
+            if 1 <= np.abs(shift).sum() <= 2 and all(
+                max(a, b) == 1 for a, b in zip(one, other, strict=True)
+            ):
+                pairs.append((one, other))
+    found = sparse_gradients(image)
+    energy = [((eight[..., *a] - eight[..., *b]) ** 2 + 1e-8) ** 0.335 for a, b in pairs]
+    assert len(pairs) == 2 * 9
+    assert found.item() == pytest.approx(sum(e.mean().item() for e in energy) / 2)
+    image.requires_grad_()
+    assert torch.autograd.gradcheck(sparse_gradients, image, atol=1e-4)
+
+
+def test_the_ssim_of_a_volume_is_the_mean_of_its_planes():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, 2, 3, 12, 14, generator=generator)
+    planes = [
+        SSIMLoss(one[None])(other[None])
+        for one, other in zip(first.flatten(0, 1), second.flatten(0, 1), strict=True)
+    ]
+    torch.testing.assert_close(SSIMLoss(first)(second), torch.stack(planes).mean())
+
+
+def test_light_without_an_upper_bound_starts_as_the_data():
+    """A network's first answer is small, and what is dark starts a little lighter."""
+    model = Degradation((10, 12, 14), (1, 2, 2), (3, 5, 5))
+    volume = torch.rand(1, *model.lr_shape, generator=torch.Generator().manual_seed(0))
+    made = DIPRestorer(
+        model, volume, (-0.1, float("inf")), DIPConfig(channels=8, ssim_fraction=0.0), 20,
+        torch.float32, torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    kernel = torch.full((3, 5, 5), 1 / 75)
+    first = made.step(kernel)
+    assert first.estimate.shape == (1, *model.hr_shape)
+    assert first.estimate.min() > -0.1
+    ratio = (first.estimate + 0.1) / (model.upsample(volume) + 0.1)
+    assert ratio.log().std() < 1
+    for _ in range(19):
+        step = made.step(kernel)
+    assert step.residual < 0.7 * first.residual
+    assert step.estimate.max() > 1.5
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_of_a_step(channels):
     step = restorer(channels).step(KERNEL)

@@ -214,6 +214,26 @@ def test_what_planes_share_is_paid_once_per_channel(method):
     assert channels == pytest.approx(2 * few)
 
 
+def test_volumes_are_paid_with_the_trials_of_their_kernel():
+    """On samples of one shape trials cost the same, whatever the method."""
+    volume = Settings(
+        axes="ZYX", volume=True, scale=1, kernel_size=9, kernel_family="gaussian", iterations=10,
+        method="richardson-lucy", device="cpu",
+    )  # fmt: skip
+    shape = (24, 48, 48)
+    known = estimate(shape, volume, known_kernel=True)
+    blind = estimate(shape, volume)
+    assert blind.seconds > 10 * known.seconds  # of ten steps
+    assert blind.memory == known.memory
+    fitted = estimate(shape, replace(volume, method="dip"), known_kernel=True)
+    assert fitted.memory > known.memory
+    assert fitted.seconds > known.seconds
+    twice = estimate((2, *shape), replace(volume, axes="CZYX"))
+    assert twice.seconds == pytest.approx(2 * blind.seconds)
+    with pytest.raises(ValueError, match="axes: expected Z among them"):
+        estimate((48, 48), replace(volume, axes=None))
+
+
 def test_axes_tell_planes_from_channels():
     rgb = estimate((60, 60, 3), SMALL)  # guessed: one plane of three channels
     apart = with_(share_kernel=False)

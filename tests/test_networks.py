@@ -22,6 +22,25 @@ def test_any_size_comes_out_as_it_went_in(name, shape):
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5), (2, 17, 33), (9, 40, 16), (33, 20, 64)])
+def test_volumes_come_out_as_they_went_in(shape):
+    network = make_network(CONFIGS["light"], 2, shape)
+    logits = network(torch.rand(1, network.in_channels, *shape))
+    assert logits.shape == (1, 2, *shape)
+    logits.square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("planes", "halved"), [(15, 0), (16, 1), (40, 2), (300, 4)])
+def test_volumes_of_few_planes_are_halved_along_z_less_often(planes, halved):
+    network = make_network(CONFIGS["light"], 1, (planes, 128, 160))
+    strides = [
+        m.stride for m in network.modules() if isinstance(m, nn.Conv3d) and max(m.stride) > 1
+    ]
+    assert [stride[1:] for stride in strides] == [(2, 2)] * 4
+    assert [stride[0] for stride in strides] == [2] * halved + [1] * (4 - halved)
+
+
 def test_the_published_network_has_its_published_size():
     network = make_network(CONFIGS["published"], 3, (256, 256))
     count = sum(parameter.numel() for parameter in network.parameters())

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
@@ -14,10 +15,13 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
+from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.gaussian_trials import WINDOW
-from napari_dkp.layout import guess_axes, is_coloured, looped_axes
+from napari_dkp.layout import Layout, guess_axes
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
+from napari_dkp.restorers.photon_halves import PhotonHalves
+from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
     kernel_every,
     likely_steps,
@@ -27,6 +31,7 @@ from napari_dkp.schedule import (
     trial_steps,
 )
 from napari_dkp.tile_size import COUNTING_BYTES
+from napari_dkp.volume_trials import USUAL_STEPS, model_of_trials
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,15 @@ def estimate(
     Raises
     ------
     ValueError
-        For volumes, whose cost is not foretold yet.
+        If the axes do not fit the shape, or have no Z with volume=True.
     """
-    if settings.volume:
-        raise ValueError("settings: expected volume=False; the cost of volumes is not foretold yet")
     settings = settings.resolve()
     axes = settings.axes or guess_axes(lr_shape)
-    spatial = tuple(lr_shape[axes.index(letter)] for letter in "YX")
-    channels = lr_shape[axes.index("C")] if is_coloured(axes) else 1
-    looped = {letter: lr_shape[axes.index(letter)] for letter in looped_axes(axes)}
-    groups = looped.pop("C", 1)
-    planes = math.prod(looped.values())
-    model = Degradation(
-        spatial, settings.scales(2), settings.kernel_sizes(2), settings.phase, settings.boundary
-    )
+    layout = Layout.of(np.broadcast_to(0, lr_shape), axes, settings.spatial)
+    spatial, channels = layout.lr_shape, layout.colours
+    groups = layout.channels
+    planes = len(layout.planes) // groups
+    model = _model(spatial, settings)
     pixels = math.prod(model.domain_shape)
     probe = _probe(
         # What makes no difference to a step makes none to what is remembered.
@@ -96,9 +96,11 @@ def estimate(
         str(resolve_device(device or settings.device)),
     )
     larger = max(1.0, pixels / probe.pixels)
-    tried = max(
-        1.0, min(pixels, math.prod(WINDOW + taps for taps in model.kernel_shape)) / probe.pixels
-    )
+    if settings.volume:
+        tried = math.prod(model_of_trials(model).domain_shape) / probe.pixels
+    else:
+        window = math.prod(WINDOW + taps for taps in model.kernel_shape)
+        tried = max(1.0, min(pixels, window) / probe.pixels)
     count = Counts.of(settings, known_kernel=known_kernel)
     samples = min(math.prod(spatial), count.max_sites)
     image_seconds = probe.image_seconds * larger
@@ -106,7 +108,7 @@ def estimate(
         count.warm_ups * probe.warm_up_seconds
         + count.updates * probe.kernel_seconds * max(1.0, samples / probe.sites)
         + count.search_steps * probe.search_seconds * larger
-        + count.trial_steps * probe.image_seconds * tried
+        + count.trial_steps * probe.trial_seconds * tried
     )
     alone = blind + count.steps * image_seconds
     if not settings.share_kernel or planes == 1:
@@ -144,7 +146,7 @@ class Counts:
     updates : of the kernel.
     max_sites : LR samples that an update looks at.
     search_steps, steps : image steps of the kernel search and of the restoration proper.
-    trial_steps : image steps of trials, at most.
+    trial_steps : image steps of trials: at most, or of volumes the usual number.
     """
 
     warm_ups: int
@@ -162,6 +164,8 @@ class Counts:
             raise ValueError("settings: expected resolved settings; got some with open fields")
         if known_kernel:
             return cls(0, 0, 0, 0, steps)
+        if settings.volume:
+            return cls(0, 0, 0, 0, steps, USUAL_STEPS if trial_steps(settings) else 0)
         if rounds := search_rounds(settings):
             updates = sum(_updates(each.steps, each.kernel_after, rks.every) for each in rounds)
             of_motion = settings.kernel_family in MOTION_FAMILIES
@@ -184,6 +188,7 @@ class _Probe:
     sites: int
     image_seconds: float
     search_seconds: float
+    trial_seconds: float
     kernel_seconds: float
     warm_up_seconds: float
     bytes: int
@@ -192,24 +197,34 @@ class _Probe:
 
 @lru_cache(maxsize=64)
 def _probe(settings: Settings, channels: int, device: str) -> _Probe:
-    """Time the parts of a run on a plane of about _PROBE_SIDE² HR pixels."""
-    scales, sizes = settings.scales(2), settings.kernel_sizes(2)
-    lr_shape = tuple(math.ceil(max(_PROBE_SIDE, k) / s) for s, k in zip(scales, sizes, strict=True))
-    model = Degradation(lr_shape, scales, sizes, settings.phase, settings.boundary)
+    """Time the parts of a run on a plane of about _PROBE_SIDE² HR pixels, or a small volume."""
+    ndim = len(settings.spatial)
+    scales, sizes = settings.scales(ndim), settings.kernel_sizes(ndim)
+    side = _PROBE_SIDE if ndim == 2 else _PROBE_DEPTH
+    shape = tuple(math.ceil(max(side, k) / s) for s, k in zip(scales, sizes, strict=True))
+    model = _model(shape, settings)
     generator = torch.Generator().manual_seed(0)
-    data = torch.rand(channels, *lr_shape, generator=generator).to(device)
+    data = torch.rand(channels, *model.lr_shape, generator=generator).to(device)
     warm_up_steps = settings.pke.warm_up if settings.pke else 0
     pke = replace(settings.pke or PKEConfig(), warm_up=_PROBE_WARM_UP)
     # What a microscope's optics cost to find is not probed: random data has none.
     rks = replace(settings.rks or RKSConfig(), cutoff=(0.2, 0.3))
     settings = replace(settings, pke=pke, rks=rks)
-    parts = Parts(model, data, (0.0, 1.0), Noise(0.01, 0.0), settings)
-    make_prior = parts.search_prior if search_rounds(settings) else parts.prior
-    prior = make_prior(generator)
-    fresh = [prior, make_prior(generator)]
-    kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
+    noise = Noise(0.01, 0.0)
+    parts = Parts(model, data, (0.0, 1.0), noise, settings)
+    prior: KernelPrior | None = None
+    scout: ImageRestorer
+    if settings.volume:
+        kernel, warm_up = data.new_ones(model.kernel_shape) / math.prod(model.kernel_shape), 0.0
+        halves = PhotonHalves(model, data, noise, generator)
+        scout = RichardsonLucyRestorer(model, halves, patience=_PROBE_STEPS)
+    else:
+        make_prior = parts.search_prior if search_rounds(settings) else parts.prior
+        prior = make_prior(generator)
+        fresh = [prior, make_prior(generator)]
+        kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
+        scout = parts.scout(_PROBE_STEPS, generator)
     restorer = parts.restorer(generator)
-    scout = parts.scout(_PROBE_STEPS, generator)
     saved: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -223,17 +238,25 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     n_steps = 6
     _, image_seconds = _timed(lambda: restorer.step(kernel), device, n_steps)
     _, search_seconds = _timed(lambda: scout.step(kernel), device, n_steps)
-    _, kernel_seconds = _timed(lambda: prior.step(step.image), device)
+    kernel_seconds = 0.0
+    if prior is not None:
+        _, kernel_seconds = _timed(partial(prior.step, step.image), device)
     return _Probe(
         pixels=math.prod(model.domain_shape),
-        sites=math.prod(lr_shape),
+        sites=math.prod(model.lr_shape),
         image_seconds=image_seconds,
         search_seconds=search_seconds,
+        trial_seconds=search_seconds if settings.volume else image_seconds,
         kernel_seconds=kernel_seconds,
         warm_up_seconds=warm_up * warm_up_steps / _PROBE_WARM_UP,
         bytes=_bytes(saved, channels * math.prod(model.domain_shape)),
         model=_footprint(settings, device),
     )
+
+
+def _model(lr_shape: tuple[int, ...], settings: Settings) -> Degradation:
+    scales, taps = settings.scales(len(lr_shape)), settings.taps(lr_shape)
+    return Degradation(lr_shape, scales, taps, settings.phase, settings.boundary)
 
 
 def _footprint(settings: Settings, device: str) -> Footprint | None:
@@ -263,6 +286,7 @@ _DIFFUSED_BYTES = 400
 # Of a step on one image, what each further one costs that the same network makes.
 _ANOTHER_IMAGE = 0.15
 _PROBE_SIDE = 128
+_PROBE_DEPTH = 24
 _PROBE_WARM_UP = 3
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.
 _PROBE_STEPS = 100

@@ -102,7 +102,7 @@ class Run:
         self._kernel: np.ndarray | None = None
         if kernel is not None:
             self._kernel = _checks.psf("kernel", as_array(kernel), ndim)
-        sizes = self._kernel_sizes() if self._kernel is None else self._kernel.shape
+        sizes = self.settings.taps(layout.lr_shape) if self._kernel is None else self._kernel.shape
         self._model = Degradation(
             layout.lr_shape, self._scales, sizes, self.settings.phase, self.settings.boundary
         )
@@ -291,15 +291,6 @@ class Run:
     def _given(self) -> Plan | None:
         """What is known without a search."""
         return None if self._kernel is None else Plan(self._kernel)
-
-    def _kernel_sizes(self) -> tuple[int, ...]:
-        """Return the taps along each axis; those that are usual are no more than a volume has."""
-        sizes = self.settings.kernel_sizes(len(self._scales))
-        if not self.settings.volume or self.settings.kernel_size is not None:
-            return sizes
-        shape = self.layout.lr_shape
-        restored = (s * n for s, n in zip(self._scales, shape, strict=True))
-        return tuple(min(taps, n - (n + 1) % 2) for taps, n in zip(sizes, restored, strict=True))
 
     # Where memory runs out
 

@@ -1,6 +1,7 @@
 """How large tiles are: as memory allows, and smaller where it runs out."""
 
 import math
+from bisect import bisect_right
 
 import torch
 
@@ -81,17 +82,18 @@ class TileSize:
         """Return the side of a tile that memory allows, at `each` bytes per restored pixel."""
         model = self._model
         whole = max(model.lr_shape)
-        wanted = each * math.prod(model.domain_shape)
-        if self._wraps or wanted <= _SURELY_FREE:
+        if self._wraps or each * math.prod(model.domain_shape) <= _SURELY_FREE:
             return whole  # what wraps and does not fit goes to the CPU
         free = free_memory(device)
         if memory is not None and device.type == "cpu":
             free = min(free, memory)
         room = _SHARE_OF_MEMORY * free
-        if wanted <= room:
-            return whole
-        side = (room / each) ** (1 / model.ndim) - max(model.kernel_shape)
-        return int(side) // max(model.scale)
+
+        def needed(side: int) -> float:
+            axes = zip(model.scale, model.lr_shape, model.kernel_shape, strict=True)
+            return each * math.prod(s * min(side, n) + taps for s, n, taps in axes)
+
+        return bisect_right(range(1, whole + 1), room, key=needed)
 
 
 def bytes_per_pixel(settings: Settings, channels: int) -> float:
@@ -108,7 +110,8 @@ def bytes_per_pixel(settings: Settings, channels: int) -> float:
         assert settings.diffusion
         return _DIFFUSED_BYTES * channels * settings.diffusion.samples
     assert settings.dip
-    return _FITTED_BYTES * finest_channels(settings.dip) + _OUTPUT_BYTES * channels
+    fitted = _FITTED_IN_VOLUMES if settings.volume else _FITTED_BYTES
+    return fitted * finest_channels(settings.dip) + _OUTPUT_BYTES * channels
 
 
 # Neighbouring tiles share so many times what a kernel spans.
@@ -122,4 +125,5 @@ COUNTING_BYTES = 550
 _DIFFUSED_BYTES = 800
 # Of a network that is fitted, per channel at full resolution, and per image that it makes.
 _FITTED_BYTES = 62
+_FITTED_IN_VOLUMES = 80
 _OUTPUT_BYTES = 60

@@ -82,10 +82,7 @@ def try_volume(
     """
     window = liveliest(data, _WINDOW)
     piece = data[(slice(None), *window)]
-    taps = tuple(min(k, _MOST_TAPS) for k in model.kernel_shape)
-    small = replace(model, kernel_shape=taps)
-    if piece.shape != data.shape:  # a piece does not wrap
-        small = replace(small, lr_shape=tuple(piece.shape[1:]), boundary="free")
+    small = model_of_trials(model)
     halves = PhotonHalves(small, piece, noise, make_generator(seed))
     cutoff = _find_cutoff(model, data, noise, expected)
 
@@ -121,6 +118,15 @@ def try_volume(
         for middle, width in zip(centre, spread, strict=True)
     )
     return AxialKernel(axial, _within_sampling(lateral) if family == "widefield" else lateral)
+
+
+def model_of_trials(model: Degradation) -> Degradation:
+    """Return the forward model of the piece of a volume that trials look at."""
+    shape = tuple(min(n, most) for n, most in zip(model.lr_shape, _WINDOW, strict=True))
+    # A piece does not wrap.
+    boundary = model.boundary if shape == model.lr_shape else "free"
+    taps = tuple(min(k, _MOST_TAPS) for k in model.kernel_shape)
+    return replace(model, lr_shape=shape, kernel_shape=taps, boundary=boundary)
 
 
 @dataclass(frozen=True)
@@ -235,5 +241,7 @@ _LEAST_SPREAD = 0.1
 _LEAST_WIDTH = 0.02
 # Of the likelihood of held-out photons: an image that is cut off early has errors of its own.
 _TRUST = 0.02
+# Richardson–Lucy steps of all trials: about 20 are made, of 25 to 60 steps each.
+USUAL_STEPS = 800
 # Four starts, four neighbours of every point on the way, at three lengths of steps.
 MOST_TRIALS = 4 + 4 * _MOST_MOVES * _N_STEPS

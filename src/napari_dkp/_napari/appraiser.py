@@ -13,7 +13,6 @@ from napari_dkp.layout import Layout
 _log = logging.getLogger(__name__)
 
 _PATIENCE_MS = 300
-_UNKNOWN = "How long a volume takes is only known once it is under way."
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,7 @@ def appraise(source: Source | None, settings: Settings, known_kernel: bool = Fal
         return Appraisal(devices)
     try:
         device = resolve_device(settings.device)
-        if settings.volume:
-            return Appraisal(devices, _UNKNOWN)
-        layout = Layout(source.axes, source.shape)
+        layout = Layout(source.axes, source.shape, source.spatial)
         settings = settings.of_channel(layout.channel(layout.middle))
         settings = choose(source.sample, settings, known_kernel=known_kernel).settings
         cost = estimate(source.shape, settings, device=str(device), known_kernel=known_kernel)

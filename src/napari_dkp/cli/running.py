@@ -31,17 +31,14 @@ def run_to_end(
     run = Run(image, settings, kernel=kernel)
     if run.choice:
         typer.echo(run.choice, err=True)
-    if not run.settings.volume:  # whose cost is not foretold
-        cost = estimate(image.shape, run.settings, known_kernel=kernel is not None)
-        typer.echo(
-            f"Restoring on {describe_device(run.device)}: about {duration(cost.seconds)} and "
-            f"{cost.memory / 2**30:.2g} GiB",
-            err=True,
-        )
-        if cost.memory > free_memory(run.device):
-            typer.echo(
-                "That is more memory than the device has left; it may not suffice.", err=True
-            )
+    cost = estimate(image.shape, run.settings, known_kernel=kernel is not None)
+    typer.echo(
+        f"Restoring on {describe_device(run.device)}: about {duration(cost.seconds)} and "
+        f"{cost.memory / 2**30:.2g} GiB",
+        err=True,
+    )
+    if cost.memory > free_memory(run.device):
+        typer.echo("That is more memory than the device has left; it may not suffice.", err=True)
     with _progress(run) as show, closing(iter(run)) as states, Interrupt() as interrupt:
         for state in states:
             show(state)

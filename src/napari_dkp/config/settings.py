@@ -267,6 +267,17 @@ class Settings:
             return tuple(25 if scale == 1 else 31 for scale in self.scales(ndim))
         return tuple(default_kernel_size(scale) for scale in self.scales(ndim))
 
+    def taps(self, lr_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the taps along each spatial axis for an image of so many samples.
+
+        Of a volume, those that are usual are no more than it has pixels.
+        """
+        sizes = self.kernel_sizes(len(lr_shape))
+        if not self.volume or self.kernel_size is not None:
+            return sizes
+        restored = (s * n for s, n in zip(self.scales(len(lr_shape)), lr_shape, strict=True))
+        return tuple(min(taps, n - (n + 1) % 2) for taps, n in zip(sizes, restored, strict=True))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values only, fit for JSON and for layer metadata."""
         return asdict(self)

@@ -243,7 +243,7 @@ class SSIMLoss:
         along, across = self._window[:, None], self._window[None]
         means = functional.conv2d(means, along.expand(n, 1, -1, -1), padding=(5, 0), groups=n)
         means = functional.conv2d(means, across.expand(n, 1, -1, -1), padding=(0, 5), groups=n)
-        return means[0].unflatten(0, (-1, *self._data.shape[:-2])).unbind()
+        return means[0].reshape(len(images), *self._data.shape).unbind()
 
 
 _C1, _C2 = 0.01**2, 0.03**2

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -132,7 +132,7 @@ class NonLocalBlock(nn.Module):
 
 
 class LightNetwork(Hourglass):
-    """The same hourglass with most of the memory traffic taken out.
+    """The same hourglass with most of the memory traffic taken out, for planes and volumes.
 
     Finer scales have fewer channels; what comes from below is brought to their number before it is
     upsampled, and the skip branch is added instead of joined. Nothing is padded by reflection.
@@ -195,8 +195,10 @@ def make_network(config: DIPConfig, channels: int, shape: tuple[int, ...]) -> Ho
             return SkipNetwork(3, channels, widths, padding="reflect", attention_from=2)
         widths = (_light_width(config), config.channels // 2) + (config.channels,) * depth
         # Volumes have fewer planes than these have pixels.
-        axial = [(2 if scale < _halvings(n) else 1 for n in shape[:-2]) for scale in range(depth)]
-        strides = [(*along, 2, 2) for along in axial]
+        strides = [
+            (*(2 if scale < _halvings(n) else 1 for n in shape[:-2]), 2, 2)
+            for scale in range(depth)
+        ]
         return LightNetwork(_LIGHT_NOISE, channels, widths[:depth], strides)
 
 
@@ -248,5 +250,8 @@ def _light_unit(
     )
 
 
-# Of planes and of volumes.
-_LAYERS = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}
+# Convolutions and norms, of planes and of volumes.
+_LAYERS: dict[int, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    2: (nn.Conv2d, nn.BatchNorm2d),
+    3: (nn.Conv3d, nn.BatchNorm3d),
+}
