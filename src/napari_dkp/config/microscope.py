@@ -12,7 +12,7 @@ _HUGE = 1e37
 # Cycles per pixel: far from where anyone would set up a microscope.
 LEAST_CUTOFF, _MOST_CUTOFF = 0.02, 3.0
 # Waves of defocus per plane, likewise.
-LEAST_DEFOCUS, MOST_DEFOCUS = 1e-3, 5.0
+LEAST_DEFOCUS, MOST_DEFOCUS = 2e-3, 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
