@@ -3,7 +3,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from napari_dkp import cli, io, stack
+from napari_dkp.config import OpticsConfig
 from napari_dkp.durations import duration
 from napari_dkp.state import State
 
@@ -390,6 +393,10 @@ def test_microscope_and_camera_are_taken_as_given(cells, tmp_path):
     ("option", "text", "message"),
     [
         ("--optics", "1.4,525", "optics: expected numerical_aperture, wavelength, pixel_size"),
+        ("--optics", "1.4,525,65,depth=3", "optics: expected numerical_aperture, wavelength"),
+        ("--optics", "1.4,525,65,z_step=0.2", "z_step: expected 0.002 to 5 waves"),
+        ("--optics", "1.4,z_step=200,525,65", "optics: expected numerical_aperture, wavelength"),
+        ("--optics", "1.4,525,65,modality=1", "modality: expected one of 'auto', 'widefield'"),
         ("--noise", "much", "noise: expected gain, offset, read_noise as N,N,...; got 'much'"),
         ("--noise", "-1", "gain: expected a finite number"),
     ],
@@ -398,7 +405,12 @@ def test_half_a_microscope_is_refused(cells, tmp_path, option, text, message):
     assert message in error_of(invoke("restore", cells, tmp_path / "out.tif", f"{option}={text}"))
 
 
-OPTICS = {"numerical_aperture": 1.4, "wavelength": 525.0, "pixel_size": 65.0}
+def optics_of(aperture: float, wavelength: float, pixel: float, **of_volumes: Any) -> dict:
+    given = {"numerical_aperture": aperture, "wavelength": wavelength, "pixel_size": pixel}
+    return asdict(OpticsConfig(**given, **of_volumes))
+
+
+OPTICS = optics_of(1.4, 525.0, 65.0)
 
 
 @pytest.fixture
@@ -437,7 +449,7 @@ def test_optics_come_from_the_file_and_it_is_said(ome_cells, tmp_path):
         (("--optics", "none"), None),
         (
             ("--optics", "1.2,0.6,0.1"),
-            {"numerical_aperture": 1.2, "wavelength": 0.6, "pixel_size": 0.1},
+            optics_of(1.2, 0.6, 0.1),
         ),
         (("--kernel-family", "gaussian"), None),
         (("--scale", "2,1"), None),
@@ -453,6 +465,32 @@ def test_optics_of_the_file_give_way(ome_cells, tmp_path, monkeypatch, options, 
     assert result.exit_code == 0, result.output
     assert stored_optics(tmp_path / "out.tif") == optics
     assert "Optics as the file" not in result.stderr
+
+
+def test_volumes_have_optics_in_three_dimensions(tmp_path):
+    path, out = tmp_path / "volume.ome.tif", tmp_path / "out.tif"
+    counts = np.random.default_rng(0).poisson(5, (8, 16, 16)).astype(np.uint16)
+    description = """<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">
+<Instrument ID="Instrument:0"><Objective ID="Objective:0" LensNA="1.4" Immersion="Oil"/>
+</Instrument><Image ID="Image:0"><ObjectiveSettings ID="Objective:0"/><Pixels ID="Pixels:0"
+Type="uint16" DimensionOrder="XYZCT" SizeX="16" SizeY="16" SizeZ="8" SizeC="1" SizeT="1"
+PhysicalSizeX="0.065" PhysicalSizeY="0.065" PhysicalSizeZ="0.2"><Channel ID="Channel:0:0"
+EmissionWavelength="525" AcquisitionMode="SpinningDiskConfocal"/><TiffData/></Pixels></Image>
+</OME>"""
+    tifffile.imwrite(path, counts, description=description, metadata=None)
+    given = ("--volume", "--scale", "1", "--iterations", "1", "--kernel-size", "7")
+    result = invoke("restore", path, out, *given)
+    assert result.exit_code == 0, result.output
+    told = {"refractive_index": 1.518, "z_step": 200.0, "modality": "confocal"}
+    assert stored_optics(out) == optics_of(1.4, 525.0, 65.0, **told)
+    assert "planes 200 nm apart" in result.stderr
+    record = json.loads((tmp_path / "out_settings.json").read_text(encoding="utf-8"))
+    assert record["settings"]["kernel_family"] == "confocal"
+    typed = "1.2,525,65, z_step=300,modality=widefield,pinhole=0.5"
+    result = invoke("restore", path, tmp_path / "typed.tif", *given, "--optics", typed)
+    assert result.exit_code == 0, result.output
+    of_volumes = {"z_step": 300.0, "modality": "widefield", "pinhole": 0.5}
+    assert stored_optics(tmp_path / "typed.tif") == optics_of(1.2, 525.0, 65.0, **of_volumes)
 
 
 def test_repeated_runs_have_the_optics_they_had(ome_cells, tmp_path):

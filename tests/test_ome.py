@@ -110,6 +110,63 @@ def test_optics_of_each_channel_where_all_is_known_and_can_be():
     assert coarse.optics() is None
 
 
+VOLUME = (
+    ('PhysicalSizeX="0.065"', 'PhysicalSizeX="0.065" PhysicalSizeZ="0.2"'),
+    ('<ObjectiveSettings ID="Objective:1"/>', '<ObjectiveSettings ID="Objective:1" Medium="Oil"/>'),
+    (
+        'EmissionWavelength="525"',
+        'EmissionWavelength="525" ExcitationWavelength="488" '
+        'AcquisitionMode="LaserScanningConfocalMicroscopy"',
+    ),
+)
+
+
+def test_what_volumes_need():
+    found = changed(*VOLUME)
+    assert (found.z_step, found.refractive_index) == (200, 1.518)
+    green, red = found.channels
+    assert (green.excitation, green.modality) == (488, "confocal")
+    assert (red.excitation, red.modality) == (None, "auto")
+    known = {"numerical_aperture": 1.4, "pixel_size": 65, "z_step": 200, "refractive_index": 1.518}
+    assert found.optics() == (
+        OpticsConfig(**known, wavelength=525, excitation=488, modality="confocal"),
+        OpticsConfig(**known, wavelength=600),
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "index"),
+    [
+        ('RefractiveIndex="1.515" Medium="Water"', 1.515),
+        ('RefractiveIndex="0" Medium="Glycerin"', 1.47),
+        ('RefractiveIndex="15.1"', 1.333),
+        ('Medium="Other"', 1.333),
+    ],
+)
+def test_the_index_is_that_of_the_medium_in_use_or_the_one_made_for(said, index):
+    found = changed(
+        ('LensNA="1.4"', 'LensNA="1.1" Immersion="WaterDipping"'),
+        ('<ObjectiveSettings ID="Objective:1"/>', f'<ObjectiveSettings ID="Objective:1" {said}/>'),
+    )
+    assert found.refractive_index == index
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (('Medium="Oil"', 'RefractiveIndex="1.333"'), "refractive_index"),
+        (('ExcitationWavelength="488"', 'ExcitationWavelength="920"'), "excitation"),
+        (('PhysicalSizeZ="0.2"', 'PhysicalSizeZ="200"'), "z_step"),
+    ],
+)
+def test_what_cannot_be_of_a_volume_is_left_open_and_the_rest_counts(change, name):
+    optics, _ = changed(*VOLUME, change).optics()
+    assert optics.numerical_aperture == 1.4
+    assert getattr(optics, name) is None
+    others = {"refractive_index", "excitation", "z_step"} - {name}
+    assert all(getattr(optics, other) for other in others)
+
+
 def test_every_image_is_told_of():
     start, end = XML.index(" <Image"), XML.index("</OME>")
     image = XML[start:end]
@@ -129,9 +186,15 @@ def test_objects_of_ome_types_tell_the_same():
         NM = "nm"
         UM = "µm"
 
-    def channel(name, wavelength, unit):
+    class Mode(Enum):
+        CONFOCAL = "LaserScanningConfocalMicroscopy"
+
+    class Medium(Enum):
+        OIL = "Oil"
+
+    def channel(name, wavelength, unit, **others):
         return SimpleNamespace(
-            name=name, emission_wavelength=wavelength, emission_wavelength_unit=unit
+            name=name, emission_wavelength=wavelength, emission_wavelength_unit=unit, **others
         )
 
     pixels = SimpleNamespace(
@@ -141,15 +204,23 @@ def test_objects_of_ome_types_tell_the_same():
         physical_size_x_unit=Unit.UM,
         physical_size_y=65.0,
         physical_size_y_unit=Unit.NM,
-        channels=[channel("GFP", 525.0, Unit.NM), channel("561", 0.6, Unit.UM)],
+        physical_size_z=200.0,
+        physical_size_z_unit=Unit.NM,
+        channels=[
+            channel(
+                "GFP", 525.0, Unit.NM, excitation_wavelength=488.0, acquisition_mode=Mode.CONFOCAL
+            ),
+            channel("561", 0.6, Unit.UM),
+        ],
     )
     objectives = [
         SimpleNamespace(id="Objective:0", lens_na=0.45),
         SimpleNamespace(id="Objective:1", lens_na=1.4),
     ]
-    image = SimpleNamespace(objective_settings=SimpleNamespace(id="Objective:1"), pixels=pixels)
+    used = SimpleNamespace(id="Objective:1", refractive_index=None, medium=Medium.OIL)
+    image = SimpleNamespace(objective_settings=used, pixels=pixels)
     root = SimpleNamespace(instruments=[SimpleNamespace(objectives=objectives)], images=[image])
-    assert ome.parse(root) == ome.parse(XML)
+    assert only(root) == changed(*VOLUME)
 
 
 @pytest.mark.parametrize(

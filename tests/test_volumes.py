@@ -82,7 +82,7 @@ def test_the_family_of_gaussians_has_the_widths_it_is_asked_for():
     np.testing.assert_allclose(full_widths(kernel), expected, rtol=0.02)
 
 
-@pytest.mark.parametrize("family", ["gaussian", "widefield"])
+@pytest.mark.parametrize("family", ["gaussian", "widefield", "confocal"])
 def test_a_family_of_volumes_needs_intervals(family):
     model = Degradation((16, 24, 24), (1, 1, 1), (9, 9, 9))
     with pytest.raises(ValueError, match="expected an interval"):
@@ -346,7 +346,10 @@ def test_trials_find_the_cone_of_a_widefield_microscope():
     [
         ({"dip": DIPConfig(network="published")}, "dip: expected the 'light' network"),
         ({"method": "diffusion"}, "method: expected 'richardson-lucy' or 'dip' with volume=True"),
-        ({"kernel_family": "airy"}, "kernel_family: expected 'auto', 'gaussian' or 'widefield'"),
+        (
+            {"kernel_family": "airy"},
+            "kernel_family: expected 'auto', 'gaussian', 'widefield' or 'confocal'",
+        ),
         ({"preset": "paper"}, "preset: expected another than 'paper'"),
         ({"rks": RKSConfig(sampler="paper")}, "preset: expected another than 'paper'"),
         ({"axes": "TYX"}, "axes: expected Z among them"),
@@ -365,8 +368,9 @@ def test_what_volumes_do_not_have_is_refused(changes, message):
 def test_what_is_no_volume_is_refused():
     with pytest.raises(TypeError, match="volume: expected True or False; got 1"):
         Settings(volume=1)
-    with pytest.raises(ValueError, match="kernel_family: expected a family of planes"):
-        Settings(kernel_family="widefield")
+    for family in ("widefield", "confocal"):
+        with pytest.raises(ValueError, match=f"kernel_family: expected a family of.*{family}"):
+            Settings(kernel_family=family)
     with pytest.raises(ValueError, match="axes: expected Z among them with volume=True; got 'YX'"):
         dkp.restore(np.eye(32), volume=True, scale=1)
     with pytest.raises(ValueError, match="scale: expected one integer, or 3"):

@@ -71,7 +71,7 @@ def choose(
 
 
 def _of_volume(sample: Callable[[], np.ndarray], settings: Settings, known_kernel: bool) -> Choice:
-    """Choose the family for a volume: whether every plane holds as much light as others.
+    """Choose the family for a volume: as the optics say, or by the light in its planes.
 
     A widefield microscope passes on all light that is out of focus: it only spreads, so that each
     plane has the same sum. Where planes differ, by more than what leaves the frame, light was kept
@@ -81,13 +81,18 @@ def _of_volume(sample: Callable[[], np.ndarray], settings: Settings, known_kerne
         settings = replace(settings, method="richardson-lucy")
     if settings.kernel_family != "auto" or known_kernel:
         return Choice(settings, "")
+    _, *lateral = settings.scales(3)
+    round_ = len(set(lateral)) == 1
+    stated = {one.modality for one in settings.known_optics}
+    if round_ and stated in ({"widefield"}, {"confocal"}):
+        family: KernelFamilyName = "confocal" if "confocal" in stated else "widefield"
+        return Choice(replace(settings, kernel_family=family), _STATED[family])
     volume = torch.from_numpy(sample().astype(np.float32))
     sums = volume.mean((0, 2, 3)).double()
     dark = local_mean(volume).flatten().kthvalue(1 + volume.numel() // 1000).values
     light = max(float(sums.mean() - dark), 1e-30)
     even = len(sums) >= _FEWEST_PLANES and float(sums.std()) < _EVEN * light
-    _, *lateral = settings.scales(3)
-    family: KernelFamilyName = "widefield" if even and len(set(lateral)) == 1 else "gaussian"
+    family = "widefield" if even and round_ else "gaussian"
     return Choice(replace(settings, kernel_family=family), _VOLUMES[family])
 
 
@@ -95,6 +100,13 @@ _WINDOW = 512
 # Planes that can be compared, and the standard deviation of their sums as a share of these.
 _FEWEST_PLANES = 8
 _EVEN = 0.12
+_STATED = {
+    "widefield": "As the optics say, kernels are sought among those of a lens in and out of focus.",
+    "confocal": (
+        "As the optics say, kernels are sought among those of a confocal microscope, which lights "
+        "a point and sees it through a pinhole."
+    ),
+}
 _VOLUMES = {
     "widefield": (
         "Every plane holds as much light, as of widefield microscopes. Kernels are sought among "

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from napari_dkp import kernels, optics, volume_optics
-from napari_dkp.config import PUBLISHED_FAMILIES, Interval, RKSConfig
+from napari_dkp import kernels, optics, vectorial_optics, volume_optics
+from napari_dkp.config import PUBLISHED_FAMILIES, Interval, OpticsConfig, RKSConfig
 from napari_dkp.degradation import Degradation
 
 
@@ -33,13 +35,22 @@ class KernelFamily:
         return len(self.periodic)
 
 
-def families(name: str, model: Degradation, config: RKSConfig) -> list[KernelFamily]:
-    """Return the families that `kernel_family` stands for, with ranges fit for the model."""
-    makers = {
+def families(
+    name: str, model: Degradation, config: RKSConfig, optics: OpticsConfig | None = None
+) -> list[KernelFamily]:
+    """Return the families that `kernel_family` stands for, with ranges fit for the model.
+
+    Parameters
+    ----------
+    optics : of volumes, what is known and is no parameter of a family: the cone of light, what
+        excites, the pinhole.
+    """
+    makers: dict[str, Callable[[Degradation, RKSConfig], KernelFamily]] = {
         "gaussian": _gaussian_family,
         "airy": _airy_family,
         "pupil": _pupil_family,
-        "widefield": _widefield_family,
+        "widefield": partial(_lens_family, "widefield", optics),
+        "confocal": partial(_lens_family, "confocal", optics),
         "line": _line_family,
         "trajectory": _trajectory_family,
     }
@@ -110,19 +121,35 @@ def _pupil_family(model: Degradation, config: RKSConfig) -> KernelFamily:
     return KernelFamily("pupil", (False,) * (1 + len(optics.ABERRATIONS)), render)
 
 
-def _widefield_family(model: Degradation, config: RKSConfig) -> KernelFamily:
+def _lens_family(
+    name: str, optics: OpticsConfig | None, model: Degradation, config: RKSConfig
+) -> KernelFamily:
     """Cut-off and defocus log-uniform."""
+    lens = _lens(name, optics)
     defocus = _given("defocus", config.defocus)
 
     def render(points: Tensor) -> Tensor:
-        return volume_optics.widefield(
+        return lens(
             _log_uniform(points[:, 0], _cutoff(config)),
             _log_uniform(points[:, 1], defocus) / model.scale[0],
             model.kernel_shape,
             model.kernel_centre,
         )
 
-    return KernelFamily("widefield", (False, False), render)
+    return KernelFamily(name, (False, False), render)
+
+
+def _lens(name: str, optics: OpticsConfig | None) -> Callable[..., Tensor]:
+    """Return what makes kernels from cut-off and defocus, with all else as stated."""
+    make = {"widefield": volume_optics.widefield, "confocal": volume_optics.confocal}[name]
+    if optics is None:
+        return make
+    stated: dict[str, Any] = {"aperture": optics.aperture}
+    if optics.model == "vectorial":
+        stated["intensity"] = vectorial_optics.intensity
+    if name == "confocal":
+        stated |= {"excitation": optics.excitation_ratio, "pinhole": optics.pinhole}
+    return partial(make, **stated)
 
 
 def _given(name: str, interval: Interval | None) -> Interval:

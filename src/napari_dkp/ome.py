@@ -1,4 +1,4 @@
-"""What OME metadata tells of a microscope: aperture, emission wavelength and pixel size.
+"""What OME metadata tells of a microscope: its objective, its light, and the size of a voxel.
 
 It comes as OME-XML, as the nested mappings that readers make of it, or as objects of `ome_types`.
 What is missing, odd or cannot be true counts as unknown; nothing here is an error.
@@ -8,13 +8,14 @@ import math
 import os
 import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 import tifffile
 
-from napari_dkp.config import OpticsConfig
+from napari_dkp.config import Modality, OpticsConfig
 
 METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "µm": 1e-6, "nm": 1e-9, "pm": 1e-12, "Å": 1e-10}
 
@@ -30,10 +31,14 @@ class Channel:
     ----------
     name : empty if it has none.
     wavelength : of the emitted light, nm; None where it is unknown, or sets no cut-off.
+    excitation : wavelength of the light that excites, nm; None is unknown.
+    modality : "auto" where it is unknown, or neither of the two.
     """
 
     name: str
     wavelength: float | None
+    excitation: float | None = None
+    modality: Modality = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,47 +51,68 @@ class Microscope:
     channels : in the order of the image's.
     pixel_size : side of a pixel, nm; None also where pixels are not square.
     shape : rows and columns of the image.
+    refractive_index : of the immersion medium.
+    z_step : from plane to plane, nm.
     """
 
     numerical_aperture: float | None
     channels: tuple[Channel, ...]
     pixel_size: float | None
     shape: tuple[int, int] | None
+    refractive_index: float | None = None
+    z_step: float | None = None
+
+    def named(self, names: Collection[str] = ()) -> tuple[Channel, ...]:
+        """Return the channels called one of `names`, or all where none is."""
+        named = tuple(channel for channel in self.channels if channel.name in names)
+        return named or self.channels
 
     def wavelength(self, names: Collection[str] = ()) -> float | None:
         """Return the wavelength, nm, of the channel called one of `names`.
 
         Where none is, that of all channels, if they share one.
         """
-        named = [channel for channel in self.channels if channel.name in names]
-        return common(channel.wavelength for channel in named or self.channels)
+        return common(channel.wavelength for channel in self.named(names))
 
     def optics(self) -> OpticsConfig | tuple[OpticsConfig | None, ...] | None:
         """Return what a run can be told: for all channels, or for each where they differ.
 
         None unless aperture, pixel size and some wavelength are known.
         """
-        aperture, size = self.numerical_aperture, self.pixel_size
-        if aperture is None or size is None:
-            return None
-        shared = self.wavelength()
-        if shared is not None:
-            return plausible(aperture, shared, size)
         each = tuple(
-            None if light is None else plausible(aperture, light, size)
-            for light in (channel.wavelength for channel in self.channels)
+            plausible(
+                self.numerical_aperture,
+                light.wavelength,
+                self.pixel_size,
+                refractive_index=self.refractive_index,
+                z_step=self.z_step,
+                excitation=light.excitation,
+                modality=light.modality,
+            )
+            for light in self.channels
         )
-        return each if any(each) else None
+        return common(each) or (each if any(each) else None)
 
 
-def plausible(aperture: float, wavelength: float, pixel_size: float) -> OpticsConfig | None:
-    """Return the optics, or None where no microscope is set up like that; lengths in nm."""
+def plausible(
+    aperture: float | None, wavelength: float | None, pixel_size: float | None, **of_volumes: Any
+) -> OpticsConfig | None:
+    """Return the optics; None where one is missing or no microscope is set up like that.
+
+    Lengths are in nm. What counts in volumes only is left open where it cannot be.
+    """
+    if aperture is None or wavelength is None or pixel_size is None:
+        return None
     try:
-        return OpticsConfig(
+        optics = OpticsConfig(
             numerical_aperture=aperture, wavelength=wavelength, pixel_size=pixel_size
         )
     except ValueError:
         return None
+    for name, value in of_volumes.items():
+        with suppress(ValueError):
+            optics = replace(optics, **{name: value})
+    return optics
 
 
 def common(values: Iterable[_Value | None]) -> _Value | None:
@@ -117,7 +143,7 @@ def parse(metadata: object) -> tuple[Microscope, ...]:
     try:
         root = _root(metadata)
         objectives = [
-            (_get(objective, "ID"), _number(_get(objective, "LensNA"), *_APERTURES))
+            objective
             for instrument in _nodes(root, "Instrument")
             for objective in _nodes(instrument, "Objective")
         ]
@@ -132,9 +158,10 @@ def unit_name(name: str) -> str:
     return "µm" if name in _MICRON else name
 
 
-def _microscope(image: Any, objectives: Sequence[tuple[Any, float | None]]) -> Microscope:
-    used = [_get(setting, "ID") for setting in _nodes(image, "ObjectiveSettings")]
-    apertures = [aperture for name, aperture in objectives if name in used]
+def _microscope(image: Any, objectives: Sequence[Any]) -> Microscope:
+    settings = _nodes(image, "ObjectiveSettings")
+    names = [_get(setting, "ID") for setting in settings]
+    used = [one for one in objectives if _get(one, "ID") in names] or objectives
     pixels: Any = next(iter(_nodes(image, "Pixels")), {})
     sizes = [_length(pixels, f"PhysicalSize{axis}", "µm") for axis in "YX"]
     known = [size for size in sizes if size is not None]
@@ -142,19 +169,35 @@ def _microscope(image: Any, objectives: Sequence[tuple[Any, float | None]]) -> M
     shape = [_number(_get(pixels, f"Size{axis}"), 1, math.inf) for axis in "YX"]
     rows, columns = (None if n is None else int(n) for n in shape)
     return Microscope(
-        numerical_aperture=common(apertures or [aperture for _, aperture in objectives]),
+        numerical_aperture=common(_number(_get(one, "LensNA"), *_APERTURES) for one in used),
         channels=tuple(_channel(channel) for channel in _nodes(pixels, "Channel")),
         pixel_size=float(f"{math.prod(known) ** (1 / len(known)):.6g}") if square else None,
         shape=None if rows is None or columns is None else (rows, columns),
+        refractive_index=_index(settings, used),
+        z_step=_length(pixels, "PhysicalSizeZ", "µm"),
     )
+
+
+def _index(settings: Sequence[Any], objectives: Sequence[Any]) -> float | None:
+    """Return the refractive index of what the objective dips into, or is made for."""
+    stated = [_number(_get(one, "RefractiveIndex"), *_INDICES) for one in settings]
+    media = [_MEDIA.get(str(_get(one, "Medium"))) for one in settings]
+    made_for = [_MEDIA.get(str(_get(one, "Immersion"))) for one in objectives]
+    return common(stated) or common(media) or common(made_for)
 
 
 def _channel(channel: Any) -> Channel:
     wavelength = _number(_length(channel, "EmissionWavelength", "nm"), *_WAVELENGTHS)
-    if str(_get(channel, "AcquisitionMode")) in _OTHER_CUTOFFS:
+    mode = str(_get(channel, "AcquisitionMode"))
+    if mode in _OTHER_CUTOFFS:
         wavelength = None
     name = _get(channel, "Name")
-    return Channel("" if name is None else str(name), wavelength)
+    return Channel(
+        name="" if name is None else str(name),
+        wavelength=wavelength,
+        excitation=_number(_length(channel, "ExcitationWavelength", "nm"), *_WAVELENGTHS),
+        modality=_MODALITIES.get(mode, "auto"),
+    )
 
 
 def _root(metadata: object) -> Any:
@@ -181,7 +224,7 @@ def _get(node: Any, name: str) -> Any:
     """Return an attribute; `ome_types` writes LensNA as lens_na, and units as enumerations."""
     if isinstance(node, Mapping):
         return node.get(name)
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[XY])(?=Unit)", "_", name)
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[XYZ])(?=Unit)", "_", name)
     value = getattr(node, words.lower(), None)
     return getattr(value, "value", value)
 
@@ -223,6 +266,20 @@ _PARTS = {
 }
 _APERTURES = (0.01, 2.0)
 _WAVELENGTHS = (200.0, 2000.0)  # nm
+_INDICES = (1.0, 2.5)
+_MEDIA = {
+    "Air": 1.0,
+    "Water": 1.333,
+    "WaterDipping": 1.333,
+    "Glycerol": 1.47,
+    "Glycerin": 1.47,
+    "Oil": 1.518,
+}
+_MODALITIES: dict[str, Modality] = {
+    "WideField": "widefield",
+    "LaserScanningConfocalMicroscopy": "confocal",
+    "SpinningDiskConfocal": "confocal",
+}
 # Sides of pixels that differ by so little are rounded, or measured.
 _SQUARE = 1.02
 # Characters: a hundred thousand planes, each with its place and time, take half a second.

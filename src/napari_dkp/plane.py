@@ -318,10 +318,16 @@ class Parts:
         if None in intervals(self._family, rks):
             expected = self._expected_cutoff(self._model.scale[-1])
             found = yield from try_volume(
-                self._model, self._data, self._noise, self._family, expected, self._seed
+                self._model,
+                self._data,
+                self._noise,
+                self._family,
+                expected,
+                self._seed,
+                self._optics,
             )
             rks = found.within(rks, self._family)
-        (family,) = families(self._family, self._model, rks)
+        (family,) = families(self._family, self._model, rks, self._optics)
         points = torch.rand((_VOLUME_KERNELS, family.n_parameters), generator=generator)
         return family.render(points.to(self._data)).mean(0)
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from napari_dkp import _checks, sharing
+from napari_dkp import _checks, sharing, vectorial_optics
 from napari_dkp.block import Block
 from napari_dkp.choice import choose
-from napari_dkp.config import Settings
+from napari_dkp.config import LENS_FAMILIES, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import is_out_of_memory, resolve_device
 from napari_dkp.diffusion import loading
@@ -97,6 +97,9 @@ class Run:
             )
         if self.settings.method == "diffusion" and self.settings.diffusion:
             loading.check(self.settings.diffusion)
+        lenses = kernel is None and self.settings.kernel_family in LENS_FAMILIES
+        if lenses and any(one.model == "vectorial" for one in self.settings.known_optics):
+            vectorial_optics.check()
         ndim = len(layout.spatial)
         self._scales = self.settings.scales(ndim)
         self._kernel: np.ndarray | None = None

@@ -25,10 +25,11 @@ def with_optics_of(path: str | os.PathLike[str], settings: Settings) -> tuple[Se
         return settings, ""
     each = optics if isinstance(optics, tuple) else (optics,)
     known = next(filter(None, each))
+    planes = f", planes {known.z_step:g} nm apart" if settings.volume and known.z_step else ""
     lights = ", ".join("unknown" if one is None else f"{one.wavelength:g}" for one in each)
     said = (
         f"Optics as the file states them: NA {known.numerical_aperture:g}, {lights} nm, pixels of "
-        f"{known.pixel_size:g} nm (--optics none: as the image shows them)."
+        f"{known.pixel_size:g} nm{planes} (--optics none: as the image shows them)."
     )
     return replace(settings, optics=optics), said
 
@@ -36,7 +37,7 @@ def with_optics_of(path: str | os.PathLike[str], settings: Settings) -> tuple[Se
 def _seeks_optics(settings: Settings) -> bool:
     """Return whether a microscope's cut-off may have to be found, where known optics help."""
     if settings.volume:
-        return False  # a volume's optics are sought as they are
+        return True  # also of Gaussians, whose search starts from them
     if settings.kernel_family == "auto":
         return settings.preset != "paper" and len(set(settings.scales(2))) == 1
     return settings.kernel_family in OPTICS_FAMILIES

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from napari_dkp.config import Interval, RKSConfig
+from napari_dkp.config import (
+    LEAST_DEFOCUS,
+    LENS_FAMILIES,
+    MOST_DEFOCUS,
+    Interval,
+    OpticsConfig,
+    RKSConfig,
+)
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
@@ -36,8 +43,8 @@ class AxialKernel:
     Attributes
     ----------
     axial, lateral : intervals, about one posterior standard deviation to either side of the best:
-        of the Gaussian family its widths, of the widefield family defocus and cut-off, in the units
-        of `RKSConfig`.
+        of the Gaussian family its widths, of lenses defocus and cut-off, in the units of
+        `RKSConfig`.
     """
 
     axial: Interval
@@ -47,14 +54,14 @@ class AxialKernel:
         """Return numbers that sample a family from these intervals, but for what is given."""
         axial, lateral = intervals(family, rks)
         axial, lateral = axial or self.axial, lateral or self.lateral
-        if family == "widefield":
+        if family in LENS_FAMILIES:
             return replace(rks, defocus=axial, cutoff=lateral)
         return replace(rks, axial_width=axial, lateral_width=lateral)
 
 
 def intervals(family: str, rks: RKSConfig) -> tuple[Interval | None, Interval | None]:
     """Return what is given of the axial and the lateral parameter of a family of volumes."""
-    if family == "widefield":
+    if family in LENS_FAMILIES:
         return rks.defocus, rks.cutoff
     return rks.axial_width, rks.lateral_width
 
@@ -66,6 +73,7 @@ def try_volume(
     family: str,
     expected: Cutoff,
     seed: int,
+    optics: OpticsConfig | None = None,
 ) -> Iteration[TrialStep, None, AxialKernel]:
     """Try kernels of a family on a piece of a volume.
 
@@ -76,38 +84,35 @@ def try_volume(
     model : forward model of the volume.
     data : y in normalised intensity, shape (C, *lr_shape).
     noise : of that data.
-    family : "gaussian" or "widefield".
+    family : one of `VOLUME_FAMILIES`.
     expected : cut-off of the optics, cycles per HR pixel, before the volume is looked at.
     seed : of the photons' halves, the same for all.
+    optics : of the microscope, as far as they are stated.
     """
     window = liveliest(data, _WINDOW)
     piece = data[(slice(None), *window)]
     small = model_of_trials(model)
     halves = PhotonHalves(small, piece, noise, make_generator(seed))
-    cutoff = _find_cutoff(model, data, noise, expected)
+    known = _expectation(family, model, data, noise, expected, optics)
 
     def render(point: Point, model: Degradation) -> Tensor:
         axial, lateral = (math.exp(value) for value in point)
         around = AxialKernel((axial, axial), (lateral, lateral)).within(RKSConfig(), family)
         middle = torch.full((1, 2), 0.5, device=piece.device, dtype=piece.dtype)
-        return families(family, model, around)[0].render(middle)[0]
+        return families(family, model, around, optics)[0].render(middle)[0]
 
-    starts = _starts(family, cutoff, model)
-    prior = Prior(
-        starts[0][1], max(cutoff.spread, _LEAST_SPREAD) if family == "widefield" else None
-    )
     scale = 1 / (_TRUST * piece.numel())
     found: dict[Point, float] = {}
 
     def best_of(points: Sequence[Point]) -> Iteration[TrialStep, None, Point]:
         for point in points:
-            if point not in found and _within(point, _BOUNDS[family]):
+            if point not in found and _within(point, known.bounds):
                 best = _least_deviance(small, halves, render(point, small))
-                found[point] = best.risk + scale * prior.nats(point)
+                found[point] = best.risk + scale * known.nats(point)
                 yield TrialStep(render(point, model), halves.residual(best.means))
         return min(points, key=lambda point: found.get(point, math.inf))
 
-    best = yield from best_of(starts)
+    best = yield from best_of(known.starts)
     step = _FIRST_STEP
     while step >= _LAST_STEP:
         best = yield from _descend(best, step, best_of)
@@ -117,7 +122,7 @@ def try_volume(
         (math.exp(middle - width), math.exp(middle + width))
         for middle, width in zip(centre, spread, strict=True)
     )
-    return AxialKernel(axial, _within_sampling(lateral) if family == "widefield" else lateral)
+    return AxialKernel(axial, _within_sampling(lateral) if family in LENS_FAMILIES else lateral)
 
 
 def model_of_trials(model: Degradation) -> Degradation:
@@ -130,33 +135,60 @@ def model_of_trials(model: Degradation) -> Degradation:
 
 
 @dataclass(frozen=True)
-class Prior:
-    """What is known of the lateral parameter: a normal distribution of its logarithm."""
+class Expectation:
+    """What is known of the two parameters before any trial, in their logarithms.
 
-    middle: float
-    spread: float | None
+    Attributes
+    ----------
+    starts : points to start from.
+    bounds : least and greatest axial and lateral parameter.
+    axial, lateral : middle and standard deviation of a normal distribution; None is anything.
+    """
+
+    starts: list[Point]
+    bounds: tuple[Interval, Interval]
+    axial: Interval | None = None
+    lateral: Interval | None = None
 
     def nats(self, point: Point) -> float:
         """Return how improbable a point is, 0 where nothing is known."""
-        if self.spread is None:
-            return 0.0
-        return 0.5 * ((point[1] - self.middle) / self.spread) ** 2
+        return sum(
+            0.5 * ((value - known[0]) / known[1]) ** 2
+            for value, known in zip(point, (self.axial, self.lateral), strict=True)
+            if known
+        )
+
+
+def _expectation(
+    family: str,
+    model: Degradation,
+    data: Tensor,
+    noise: Noise,
+    expected: Cutoff,
+    optics: OpticsConfig | None,
+) -> Expectation:
+    # What a confocal microscope passes ends at no cut-off of one lens.
+    cutoff = expected if family == "confocal" else _find_cutoff(model, data, noise, expected)
+    if family not in LENS_FAMILIES:
+        width = _WIDTH_OF_CUTOFF / cutoff.frequency / model.scale[1]
+        starts = [(math.log(ratio * width), math.log(width)) for ratio in _ELONGATIONS]
+        return Expectation(starts, _WIDTHS)
+    lateral = math.log(min(max(cutoff.frequency, _LEAST_CUTOFF), 1.0))
+    known = lateral, max(cutoff.spread, _LEAST_SPREAD)
+    waves = optics.waves_per_plane if optics else None
+    if optics is None or waves is None:
+        per_plane = math.exp(lateral) * model.scale[0]
+        starts = [(math.log(share * per_plane), lateral) for share in _DEFOCUS_SHARES]
+        return Expectation(starts, _LENSES, lateral=known)
+    spread = _PRESUMED_SPREAD if optics.refractive_index is None else _STATED_SPREAD
+    axial = math.log(waves)
+    return Expectation([(axial, lateral)], _LENSES, (axial, spread), known)
 
 
 def _find_cutoff(model: Degradation, data: Tensor, noise: Noise, expected: Cutoff) -> Cutoff:
     """Find the lateral cut-off in the spectra of all planes."""
     planes = data.flatten(0, 1).cpu().double().numpy()
     return find_cutoff(planes, model.scale[1:], noise, expected)
-
-
-def _starts(family: str, cutoff: Cutoff, model: Degradation) -> list[Point]:
-    """Return logarithms to start from, of axial and lateral parameters."""
-    if family == "widefield":
-        lateral = math.log(min(cutoff.frequency, 1.0))
-        per_plane = cutoff.frequency * model.scale[0]
-        return [(math.log(share * per_plane), lateral) for share in _DEFOCUS_SHARES]
-    width = _WIDTH_OF_CUTOFF / cutoff.frequency / model.scale[1]
-    return [(math.log(ratio * width), math.log(width)) for ratio in _ELONGATIONS]
 
 
 def _within(point: Point, bounds: tuple[Interval, Interval]) -> bool:
@@ -230,10 +262,12 @@ _N_STEPS = 3  # of .4, .2 and .1
 # pixel to some, and numerical apertures from low to high.
 _DEFOCUS_SHARES = (0.15, 0.3, 0.6, 1.2)
 # Logarithms of the least and the greatest axial and lateral parameter.
-_BOUNDS = {
-    "gaussian": ((math.log(0.2), math.log(20.0)), (math.log(0.2), math.log(10.0))),
-    "widefield": ((math.log(0.005), math.log(3.0)), (math.log(0.05), 0.0)),
-}
+_LEAST_CUTOFF = 0.05
+_WIDTHS = ((math.log(0.2), math.log(20.0)), (math.log(0.2), math.log(10.0)))
+_LENSES = ((math.log(LEAST_DEFOCUS), math.log(MOST_DEFOCUS)), (math.log(_LEAST_CUTOFF), 0.0))
+# Of the logarithm of a defocus that follows from stated optics: it goes with the square of the
+# aperture, and specimens are no immersion medium. The other one is where that is presumed.
+_STATED_SPREAD, _PRESUMED_SPREAD = 0.15, 0.3
 # Sigma of the Gaussian nearest to an Airy pattern, times the cut-off.
 _WIDTH_OF_CUTOFF = 0.42
 _ELONGATIONS = (0.7, 1.5, 3.0)

@@ -64,9 +64,15 @@ def optics(restorer):
             viewer.add_layer(layer)
         widget.image.choose(layer)
         assert widget.image.layer is layer
-        return tuple(widget.form.known["optics"].values().values())
+        return of_planes(widget)
 
     return choose
+
+
+def of_planes(widget) -> tuple[float | None, ...]:
+    """Return aperture, wavelength and pixel size, as the form says."""
+    values = widget.form.known["optics"].values()
+    return tuple(values[name] for name in ("numerical_aperture", "wavelength", "pixel_size"))
 
 
 def title(widget) -> str:
@@ -94,7 +100,7 @@ def test_a_widget_that_opens_on_such_a_layer_is_filled(make_napari_viewer, no_ap
     viewer.open(file(xml(GFP="525")), plugin="napari")
     widget = RestoreWidget(viewer)
     viewer.window.add_dock_widget(widget, name="Restore")
-    assert tuple(widget.form.known["optics"].values().values()) == (1.4, 525, 65)
+    assert of_planes(widget) == (1.4, 525, 65)
     assert title(widget) == "▸ Microscope: NA 1.4, 525 nm"
 
 
@@ -116,7 +122,7 @@ def test_nothing_stays_of_another_layer(restorer, optics, file):
     assert title(widget) == "▸ Microscope"
     assert optics(viewer.layers["a"]) == (1.4, 525, 65)
     viewer.layers.clear()
-    assert tuple(widget.form.known["optics"].values().values()) == UNKNOWN
+    assert of_planes(widget) == UNKNOWN
 
 
 def test_what_is_typed_stays_with_its_layer(restorer, optics, file):

@@ -331,7 +331,7 @@ def make_editor(hint: Any, entry: Entry) -> Editor:
     tuples = [option for option in options | {hint} if get_origin(option) is tuple]
     if hint is bool:
         return Switch()
-    if hint is float:
+    if hint in (float, float | None):
         return PerChannel(entry) if entry.per_channel else Number(entry)
     if hint is int:
         return Whole(entry)

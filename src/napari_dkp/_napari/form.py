@@ -66,6 +66,14 @@ class Form(QWidget):
             return None
         return self._kind(**values)
 
+    def show_rows(self, names: Collection[str], shown: bool) -> None:
+        """Show some fields or hide them; hidden ones take no room."""
+        for name in names:
+            label = self.layout_.labelForField(self.editors[name])
+            for widget in (label, self.editors[name]):
+                assert widget is not None
+                widget.setVisible(shown)
+
     def _needed(self, name: str) -> bool:
         return self._defaults[name] is MISSING
 

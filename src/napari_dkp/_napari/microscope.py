@@ -6,7 +6,7 @@ file that it was read from.
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -14,13 +14,13 @@ from weakref import WeakKeyDictionary, ref
 from napari_dkp import ome
 from napari_dkp._napari.editors import show
 from napari_dkp._napari.form import Form
-from napari_dkp._napari.source import layer_axes, pixel_size
+from napari_dkp._napari.source import layer_axes, pixel_size, z_step
 from napari_dkp.layout import is_coloured
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
-Values = dict[str, float | tuple[float | None, ...] | None]
+Values = dict[str, Any]
 
 # Where readers leave OME metadata in a layer: napari-tiff and ndevio, napari-aicsimageio, others.
 _KEYS = ("ome_metadata", "ome_types", "ome", "OME")
@@ -39,7 +39,8 @@ class OpticsFilling:
     def __init__(self, form: Form) -> None:
         self._form = form
         self._layer: ref[Image] | None = None
-        self._told: Values = form.values()
+        self._blank: Values = form.values()
+        self._told = self._blank
         self._typed: WeakKeyDictionary[Image, Values] = WeakKeyDictionary()
         self._known: WeakKeyDictionary[Image, tuple[ome.Microscope, ...]] = WeakKeyDictionary()
 
@@ -56,7 +57,7 @@ class OpticsFilling:
             with suppress(ValueError):  # what cannot be read is no loss
                 self._typed[before] = self.typed
         self._layer = None if layer is None else ref(layer)
-        self._show(dict.fromkeys(self._told) if layer is None else told(layer, self._of(layer)))
+        self._show(self._blank | ({} if layer is None else told(layer, self._of(layer))))
         self._told = self._form.values()  # rounded as the form does
         if layer is not None:
             self._show(self._typed.get(layer, {}))
@@ -89,26 +90,50 @@ def told(layer: "Image", microscopes: Sequence[ome.Microscope]) -> Values:
     """
     data = layer.data[0] if layer.multiscale else layer.data
     same = [one for one in microscopes if one.shape is None or set(one.shape) <= set(data.shape)]
-    aperture = ome.common(one.numerical_aperture for one in same)
     names = _names(layer.name)
-    wavelength = ome.common(one.wavelength(names) for one in same)
+    aperture = ome.common(one.numerical_aperture for one in same)
     size = pixel_size(layer) or ome.common(one.pixel_size for one in same)
-    if wavelength is not None:
-        if aperture and size and ome.plausible(aperture, wavelength, size) is None:
-            aperture = wavelength = None
-        return {"numerical_aperture": aperture, "wavelength": wavelength, "pixel_size": size}
-    each = ome.common(tuple(light.wavelength for light in one.channels) for one in same) or ()
-    if len(each) != _n_channels(layer):
-        each = ()
-    if aperture and size:
-        each = tuple(
-            light if light and ome.plausible(aperture, light, size) else None for light in each
-        )
+    of_volumes = {
+        "refractive_index": ome.common(one.refractive_index for one in same),
+        "z_step": z_step(layer) or ome.common(one.z_step for one in same),
+    }
+    lights = _lights(same, names, _n_channels(layer))
+    if aperture and size and any(wavelength for wavelength, _ in lights):
+        each = [
+            ome.plausible(aperture, wavelength, size, excitation=excitation, **of_volumes)
+            for wavelength, excitation in lights
+        ]
+        lights = [(one.wavelength, one.excitation) if one else (None, None) for one in each]
+        known = next(filter(None, each), None)
+        aperture = aperture if known else None
+        of_volumes = {name: getattr(known, name, None) for name in of_volumes}
+    wavelengths, excitations = (
+        lines[0] if len(lines) == 1 else lines if any(lines) else None
+        for lines in zip(*lights, strict=True)
+    )
+    modes = (ome.common(light.modality for light in one.named(names)) for one in same)
     return {
         "numerical_aperture": aperture,
-        "wavelength": each if any(each) else None,
+        "wavelength": wavelengths,
         "pixel_size": size,
+        "excitation": excitations,
+        "modality": ome.common(modes) or "auto",
+        **of_volumes,
     }
+
+
+def _lights(
+    microscopes: Sequence[ome.Microscope], names: Collection[str], n_channels: int
+) -> Sequence[tuple[float | None, float | None]]:
+    """Return wavelength and excitation: of the channel that a layer is, or of each that it has."""
+    wavelength = ome.common(one.wavelength(names) for one in microscopes)
+    if wavelength is not None:
+        lines = (ome.common(light.excitation for light in one.named(names)) for one in microscopes)
+        return [(wavelength, ome.common(lines))]
+    each = ome.common(
+        tuple((light.wavelength, light.excitation) for light in one.channels) for one in microscopes
+    )
+    return each if each and len(each) == n_channels else [(None, None)]
 
 
 def _n_channels(layer: "Image") -> int:

@@ -68,6 +68,7 @@ class SettingsForm(QWidget):
         self.configs = {name: Form(kind) for name, (_, kind) in CONFIGS.items()}
         self._optics = OpticsFilling(optics)
         self._note = optics.note
+        self.volume.switched.connect(optics.ask_for_volumes)
         self._arrange(known_kernel)
         self._fill_from_preset()
         self.basic.editors["preset"].edited.connect(self._fill_from_preset)

@@ -198,11 +198,25 @@ class Source:
 
 def pixel_size(layer: "Image") -> float | None:
     """Return the side of a layer's pixel in nanometres; None where its unit is no length."""
-    unit = layer.units[-1]
+    return _length(layer, slice(-2, None))
+
+
+def z_step(layer: "Image") -> float | None:
+    """Return nanometres from plane to plane; None without Z, or where its unit is no length."""
+    try:
+        place = layer_axes(layer).find("Z")
+    except ValueError:
+        return None
+    return None if place < 0 else _length(layer, slice(place, place + 1))
+
+
+def _length(layer: "Image", axes: slice) -> float | None:
+    """Return the mean length of a step along some axes, in the last one's unit."""
+    unit = layer.units[axes][-1]
     if not unit.is_compatible_with("nm"):
         return None
-    sizes = np.abs(np.array(layer.scale, float)[-2:]) * (1 * unit).to("nm").magnitude
-    return float(f"{np.sqrt(sizes.prod()):.6g}")
+    sizes = np.abs(np.array(layer.scale, float)[axes]) * (1 * unit).to("nm").magnitude
+    return float(f"{sizes.prod() ** (1 / len(sizes)):.6g}")
 
 
 def source_of(

@@ -18,6 +18,7 @@ class VolumeChoice(QWidget):
     """
 
     edited = Signal()
+    switched = Signal(bool)  # whether it counts as on
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class VolumeChoice(QWidget):
         """Show the choice where a layer has Z."""
         self._offered = possible
         self.setVisible(possible)
-        self._show_factor()
+        self._show_whether()
 
     def values(self, scale: int) -> dict[str, Any]:
         """Return the fields of `Settings` that are decided here.
@@ -51,7 +52,7 @@ class VolumeChoice(QWidget):
         ----------
         scale : along Y and X.
         """
-        if not (self._offered and self.check.value()):
+        if not self._on:
             return {"volume": False, "scale": scale}
         along = self.factor.value()
         return {"volume": True, "scale": scale if along == scale else (along, scale, scale)}
@@ -65,9 +66,14 @@ class VolumeChoice(QWidget):
         self.factor.set_value(along)
         return tuple(lateral)
 
+    @property
+    def _on(self) -> bool:
+        return self._offered and self.check.value()
+
     def _changed(self) -> None:
-        self._show_factor()
+        self._show_whether()
         self.edited.emit()
 
-    def _show_factor(self) -> None:
-        self._along.setVisible(self.check.isChecked())
+    def _show_whether(self) -> None:
+        self._along.setVisible(self.check.value())
+        self.switched.emit(self._on)

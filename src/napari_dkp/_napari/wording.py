@@ -87,6 +87,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
                 "airy": "Microscope",
                 "pupil": "Microscope, aberrated",
                 "widefield": "Widefield volume",
+                "confocal": "Confocal volume",
                 "line": "Straight motion",
                 "trajectory": "Camera shake",
             },
@@ -332,6 +333,45 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "pixel_size": Entry(
             "Pixel size", "Of the image, in the specimen.", 0, 1e9, unset="unknown", unit="nm"
+        ),
+        "refractive_index": Entry(
+            "Medium (n)",
+            "Refractive index of the immersion medium: air 1, water 1.333, oil 1.518. Unknown: the "
+            "usual one for the aperture.",
+            0,
+            2.5,
+            unset="unknown",
+        ),
+        "z_step": Entry(
+            "Z step",
+            "From one plane to the next, in the specimen. Unknown: how fast light spreads out of "
+            "focus is found in the image.",
+            0,
+            1e9,
+            unset="unknown",
+            unit="nm",
+        ),
+        "modality": Entry(
+            "Kind",
+            "Automatic looks at the light in the planes.",
+            names={"auto": "Automatic", "widefield": "Widefield", "confocal": "Confocal"},
+        ),
+        "excitation": Entry(
+            "Excitation",
+            "Wavelength of the laser of a confocal microscope. Where channels differ: one for "
+            "each, with commas between them. Unknown: 0.93 of the other one.",
+            unset="unknown",
+            unit="nm",
+            per_channel=True,
+        ),
+        "pinhole": Entry(
+            "Pinhole", "Diameter of a confocal microscope's pinhole, Airy units.", 0, 10, unit="AU"
+        ),
+        "model": Entry(
+            "Lens model",
+            "Vectorial minds the polarisation of light, which counts above an aperture of about "
+            "0.5; it needs psf-generator.",
+            names={"scalar": "Scalar", "vectorial": "Vectorial"},
         ),
     },
     NoiseConfig: {

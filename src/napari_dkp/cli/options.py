@@ -135,9 +135,10 @@ class Options:
     optics: Annotated[
         str | None,
         _option(
-            "Numerical aperture, wavelength and pixel size of the microscope, lengths in one unit; "
-            "none: found in the image, whatever the file says.",
-            "NA,W,P|none",
+            "Numerical aperture, wavelength and pixel size of the microscope, lengths in one unit, "
+            "and by their names what volumes need: refractive_index, z_step, modality, excitation, "
+            "pinhole, model; none: found in the image, whatever the file says.",
+            "NA,W,P[,z_step=Z,…]|none",
             "as the file says, else found in the image",
         ),
     ] = None
@@ -239,20 +240,30 @@ def _integers(name: str, text: str | None) -> int | tuple[int, ...] | None:
     return values[0] if len(values) == 1 else values
 
 
-def _numbers(name: str, text: str | None, kind: type) -> dict[str, float] | None:
-    """Read "1.4,525,65" as the fields of a config, in their order."""
+def _numbers(name: str, text: str | None, kind: type) -> dict[str, float | str] | None:
+    """Read "1.4,525,65,z_step=200" as fields of a config: first in their order, then by name."""
     if text is None:
         return None
     names = [entry.name for entry in fields(kind)]
-    needed = [entry.name for entry in fields(kind) if entry.default is MISSING]
-    parts = text.split(",")
+    needed = {entry.name for entry in fields(kind) if entry.default is MISSING}
+    parts = [part.strip() for part in text.split(",")]
+    in_order = [part for part in parts if "=" not in part]
+    by_name = dict(part.split("=", 1) for part in parts[len(in_order) :] if "=" in part)
     try:
-        values = [float(part) for part in parts]
+        values: dict[str, float | str] = dict(zip(names, map(float, in_order), strict=False))
+        values |= {key: _number_or_word(value) for key, value in by_name.items()}
     except ValueError:
-        values = []
-    if not len(needed) <= len(values) <= len(names):
+        values = {}
+    if len(values) != len(parts) or not needed <= set(values) <= set(names):
         raise ValueError(f"{name}: expected {', '.join(names)} as N,N,...; got {text!r}")
-    return dict(zip(names, values, strict=False))
+    return values
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _overridden(base: Settings, given: dict[str, Any]) -> Settings:

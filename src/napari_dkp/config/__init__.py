@@ -12,11 +12,14 @@ from napari_dkp.config.methods import PKEConfig as PKEConfig
 from napari_dkp.config.methods import RichardsonLucyConfig as RichardsonLucyConfig
 from napari_dkp.config.methods import RKSConfig as RKSConfig
 from napari_dkp.config.methods import SearchConfig as SearchConfig
+from napari_dkp.config.microscope import LEAST_DEFOCUS as LEAST_DEFOCUS
+from napari_dkp.config.microscope import MOST_DEFOCUS as MOST_DEFOCUS
 from napari_dkp.config.microscope import NoiseConfig as NoiseConfig
 from napari_dkp.config.microscope import OpticsConfig as OpticsConfig
 from napari_dkp.config.names import BOUNDARIES as BOUNDARIES
 from napari_dkp.config.names import KERNEL_FAMILIES as KERNEL_FAMILIES
 from napari_dkp.config.names import LEAST_TILE as LEAST_TILE
+from napari_dkp.config.names import LENS_FAMILIES as LENS_FAMILIES
 from napari_dkp.config.names import MAX_SCALE as MAX_SCALE
 from napari_dkp.config.names import METHODS as METHODS
 from napari_dkp.config.names import MOTION_FAMILIES as MOTION_FAMILIES
@@ -32,6 +35,7 @@ from napari_dkp.config.names import Boundary as Boundary
 from napari_dkp.config.names import Interval as Interval
 from napari_dkp.config.names import KernelFamilyName as KernelFamilyName
 from napari_dkp.config.names import Method as Method
+from napari_dkp.config.names import Modality as Modality
 from napari_dkp.config.names import Phase as Phase
 from napari_dkp.config.names import Precision as Precision
 from napari_dkp.config.names import PresetName as PresetName

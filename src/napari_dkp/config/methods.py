@@ -50,10 +50,10 @@ class RKSConfig:
     gaussian_variance : eigenvalues of the Gaussian family's covariance, in planes.
     axial_width, lateral_width : sigmas of Gaussians in volumes along Z, and along Y and X, in
         pixels of the given image.
-    defocus : of the widefield family, see `volume_optics.widefield`, waves per plane of the given
-        image. In volumes, intervals that are None are found by trials.
-    cutoff : optical cut-off 2 NA / λ of the Airy and pupil families, cycles per HR pixel; None
-        takes it from `Settings.optics` and the spectrum of the image.
+    defocus : of the widefield and confocal families, see `volume_optics.widefield`, waves per
+        plane of the given image. In volumes, intervals that are None are found by trials.
+    cutoff : optical cut-off 2 NA / λ of all families of optics, cycles per HR pixel; None takes it
+        from `Settings.optics` and the spectrum of the image.
     damping : factor by which a microscope's transfer function lies below the ideal one at the
         cut-off.
     aberration : largest root mean square of each aberration of the pupil family, waves.

@@ -19,6 +19,7 @@ from napari_dkp.config.names import (
     BOUNDARIES,
     KERNEL_FAMILIES,
     LEAST_TILE,
+    LENS_FAMILIES,
     MAX_SCALE,
     METHODS,
     OPTICS_FAMILIES,
@@ -50,7 +51,7 @@ class Settings:
         images and "dip" for others, see `choice`.
     kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
-        extent, so motion has to be named. Volumes know "gaussian" and "widefield".
+        extent, so motion has to be named. Volumes know "gaussian", "widefield" and "confocal".
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`; for
         microscopes 25, or 31 where the image is enlarged; in volumes up to 31, and no more than
         the volume has pixels.
@@ -148,10 +149,10 @@ class Settings:
     def _check_volume(self) -> None:
         """Refuse what there is for planes only, or for volumes only."""
         if not self.volume:
-            if self.kernel_family == "widefield":
+            if self.kernel_family in LENS_FAMILIES:
                 raise ValueError(
-                    "kernel_family: expected a family of planes, or volume=True; got 'widefield', "
-                    "whose kernels have three axes"
+                    "kernel_family: expected a family of planes, or volume=True; got "
+                    f"{self.kernel_family!r}, whose kernels have three axes"
                 )
             return
         if self.method == "diffusion":
@@ -166,18 +167,19 @@ class Settings:
             )
         if self.kernel_family not in ("auto", *VOLUME_FAMILIES):
             raise ValueError(
-                "kernel_family: expected 'auto', 'gaussian' or 'widefield' with volume=True; "
-                f"got {self.kernel_family!r}"
+                "kernel_family: expected 'auto', 'gaussian', 'widefield' or 'confocal' with "
+                f"volume=True; got {self.kernel_family!r}"
             )
         if (
-            self.kernel_family == "widefield"
+            self.kernel_family in LENS_FAMILIES
             and isinstance(self.scale, tuple)
             and len(self.scale) == 3
             and self.scale[1] != self.scale[2]
         ):
             raise ValueError(
                 "kernel_family: expected 'gaussian' with unlike scales of Y and X, since the image "
-                f"of a point is round in pixels enlarged alike; got 'widefield' and {self.scale}"
+                f"of a point is round in pixels enlarged alike; got {self.kernel_family!r} and "
+                f"{self.scale}"
             )
         if self.preset == "paper" or (self.rks is not None and self.rks.sampler == "paper"):
             raise ValueError(
@@ -245,6 +247,12 @@ class Settings:
             )
         return replace(self, optics=self.optics[channel])
 
+    @property
+    def known_optics(self) -> tuple[OpticsConfig, ...]:
+        """The optics that are stated, of the image or of any channel."""
+        each = self.optics if isinstance(self.optics, tuple) else (self.optics,)
+        return tuple(one for one in each if one is not None)
+
     def scales(self, ndim: int) -> tuple[int, ...]:
         """Return the scale of each of `ndim` spatial axes."""
         return _expand("scale", self.scale, ndim)
@@ -260,7 +268,7 @@ class Settings:
             return _expand("kernel_size", self.kernel_size, ndim)
         if self.volume:
             # A cone of light out of focus fills any array; Gaussians end.
-            wide = self.kernel_family == "widefield"
+            wide = self.kernel_family in LENS_FAMILIES
             return tuple(31 if wide else min(31, 8 * scale + 13) for scale in self.scales(ndim))
         if self.kernel_family in OPTICS_FAMILIES:
             # Wide enough for the rings of an Airy pattern, whose tails fall with the cube only.
