@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from napari_dkp import cli, io, restore, tile_size
 from napari_dkp.batch import Batch, Event, running
 from napari_dkp.batch.inputs import find, names
-from napari_dkp.batch.notebook import Findings, Notebook
 from napari_dkp.batch.where import where
 from napari_dkp.config import Settings
 from napari_dkp.plan import Plan, Route
 from napari_dkp.stack import Run
 from napari_dkp.state import State
+from napari_dkp.streaming.notebook import Findings, Notebook
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
