@@ -722,3 +722,20 @@ def test_help_of_both_commands_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_volumes_are_restored_together_and_files_without_depth_fail(tmp_path):
+    folder = tmp_path / "in"
+    save(folder / "deep.tif", 2, 6, 16, 18, axes="TZYX")
+    save(folder / "flat.tif", 16, 18)
+    psf = np.full((3, 3, 3), 1 / 27, np.float32)
+    chosen = replace(COUNTING, volume=True)
+    batch = Batch([folder], tmp_path / "out", chosen, kernel=psf)
+    events = run(batch)
+    assert statuses(batch) == ["done", "failed"]
+    assert "expected Z among them with volume=True" in batch.outcomes[1].sentence
+    data = io.read(folder / "deep.tif").image
+    wanted = restore(data, kernel=psf, **vars(replace(chosen, axes="TZYX")))
+    back = io.read(tmp_path / "out" / "deep.ome.tif").image
+    np.testing.assert_array_equal(back, wanted.image)
+    assert [event.planes for event in events if event.state and event.state.done] == [1, 2]

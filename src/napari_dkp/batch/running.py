@@ -123,14 +123,10 @@ class Batch:
         if isinstance(inputs, str | os.PathLike):
             inputs = [inputs]
         self.settings = settings or Settings()
-        if self.settings.volume:
-            raise ValueError(
-                "volume: expected False, since files are restored plane by plane; got True"
-            )
         self.out = Path(out)
         self._kernel = None if kernel is None else np.asarray(kernel, np.float32)
         if self._kernel is not None:
-            _checks.psf("kernel", self._kernel, 2)
+            _checks.psf("kernel", self._kernel, len(self.settings.spatial))
         self._overwrite = overwrite
         self._takes_optics = stated_optics and kernel is None and self.settings.optics is None
         self._notes: list[str] = []
