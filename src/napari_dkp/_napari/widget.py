@@ -1,6 +1,7 @@
 """The widget that restores a layer."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from qtpy.QtWidgets import QApplication, QHBoxLayout, QPushButton, QVBoxLayout, 
 
 from napari_dkp._napari.appraiser import Appraisal, Appraiser, duration
 from napari_dkp._napari.form import MARGIN, add_row, form_layout, scrolling
+from napari_dkp._napari.in_file import check_out
 from napari_dkp._napari.job import Begun, Drawing, Ended, Happening, Job, Paused
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
@@ -17,6 +19,7 @@ from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.misfit_panel import MisfitPanel
 from napari_dkp._napari.planes_choice import PlanesChoice
 from napari_dkp._napari.region import add_region
+from napari_dkp._napari.result_choice import ResultChoice
 from napari_dkp._napari.run_widget import RunWidget
 from napari_dkp._napari.settings_form import SettingsForm
 from napari_dkp._napari.shown import show_plane, shown_plane
@@ -55,6 +58,7 @@ class RestoreWidget(RunWidget):
         self.draw = QPushButton("Draw")
         self.draw.setToolTip("Draw a rectangle on the image.")
         self.planes = PlanesChoice()
+        self.result = ResultChoice()
         self.kernel = LayerCombo(
             napari_viewer, lambda layer: isinstance(layer, Image), "Estimate it", optional=True
         )
@@ -77,7 +81,7 @@ class RestoreWidget(RunWidget):
         """Start a run; what stands in its way is said, and changes nothing."""
         try:
             job = Job(*self._request())
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError) as error:
             self._show_problem(str(error))
             return
         bar = progress(total=0, desc=f"Restoring {job.name}")
@@ -154,7 +158,7 @@ class RestoreWidget(RunWidget):
         shapes.mode = "add_rectangle"
         self.region.choose(shapes)
 
-    def _request(self) -> tuple[Source, Settings, np.ndarray | None]:
+    def _request(self) -> tuple[Source, Settings, np.ndarray | None, Path | None]:
         """Return what the form asks for, checked as far as it can be without reading the image."""
         layer = self.image.layer
         if layer is None:
@@ -171,8 +175,12 @@ class RestoreWidget(RunWidget):
             **self.planes.chosen(shown, looped_axes(axes, settings.spatial)),
         )
         settings = settings_for(source, settings)
-        kernel = self.kernel.layer
-        return source, settings, None if kernel is None else kernel_array(kernel, source, settings)
+        psf = self.kernel.layer
+        kernel = None if psf is None else kernel_array(psf, source, settings)
+        out = self.result.value()
+        if out is not None:
+            check_out(out, source, settings)
+        return source, settings, kernel, out
 
     def _watch(self, event: Happening) -> None:
         job = self._running.job
@@ -212,7 +220,9 @@ class RestoreWidget(RunWidget):
         self._live.finish(ended.layers)
         self.panel.add_residuals(ended.residuals)
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
-        self.panel.say(f"{Stop[facts['stop']].sentence} {took}")
+        where = "" if ended.out is None else f" It lies in {ended.out}."
+        self.panel.say(f"{Stop[facts['stop']].sentence} {took}{where}")
+        self.result.go_on()
         self.panel.tell(facts["choice"], *facts["notes"], facts["report"])
 
     def _rest(self) -> None:
@@ -257,8 +267,8 @@ class RestoreWidget(RunWidget):
                 self.panel.say_cost("Open an image, or one of File ▸ Open Sample.")
                 self._appraiser.ask(None, self.form.settings())
                 return
-            source, settings, kernel = self._request()
-        except (ValueError, TypeError) as error:
+            source, settings, kernel, _ = self._request()
+        except (ValueError, TypeError, OSError) as error:
             self.panel.say_cost(str(error), problem=True)
             return
         self._appraiser.ask(source, settings, known_kernel=kernel is not None)
@@ -292,8 +302,8 @@ class RestoreWidget(RunWidget):
         self.copy.clicked.connect(self.copy_snippet)
         self.draw.clicked.connect(self.draw_region)
         self.image.edited.connect(self._fill_from_layer)
-        parts: tuple[LayerCombo | PlanesChoice | SettingsForm, ...]
-        parts = (self.image, self.region, self.planes, self.kernel, self.form)
+        parts: tuple[LayerCombo | PlanesChoice | ResultChoice | SettingsForm, ...]
+        parts = (self.image, self.region, self.planes, self.result, self.kernel, self.form)
         for part in parts:
             part.edited.connect(self._changed)
         self._appraiser.found.connect(self._show_appraisal)
@@ -318,7 +328,7 @@ class RestoreWidget(RunWidget):
         top = QVBoxLayout(self._above)
         top.setContentsMargins(0, 0, 0, 0)
         top.setSpacing(6)
-        for part in (choice, self.planes, self.form):
+        for part in (choice, self.planes, self.result, self.form):
             top.addWidget(part)
         top.addStretch()
         layout = QVBoxLayout(self)
