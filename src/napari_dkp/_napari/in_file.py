@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from napari_dkp.streaming import Finished
 
 
+_INTERPOLATED = "Planes that it did not reach hold the interpolated source."
+
+
 class InFile:
     """A place in a file; see `Place`.
 
@@ -50,10 +53,10 @@ class InFile:
         from napari_dkp.streaming import Stream, identity
 
         self._source = source
-        self._outputs = io.Outputs.beside(path, diagnostics=settings.diagnostics)
         picture, said = as_picture(source)
         made_of = identity(_facts(source), settings, kernel)
-        with _plainly():
+        with _plainly("out"):
+            self._outputs = io.Outputs.beside(path, diagnostics=settings.diagnostics)
             self._stream = Stream(picture, settings, kernel, self._outputs, made_of)
         self.run = self._stream.run
         self.before = self._stream.before
@@ -90,6 +93,8 @@ class InFile:
         source, outputs = self._source, self._outputs
         if not complete:
             self._stream.conclude()
+            if self.run.n_planes > 1:
+                self.notes += (_INTERPOLATED,)
         with self._growing.moving:
             finished = self._stream.finish()
             planes = displayed(outputs.image, source, self._scales)
@@ -120,22 +125,22 @@ def check_out(path: Path, source: Source, settings: Settings) -> None:
 
     Raises
     ------
-    ValueError, OSError
+    ValueError
         Naming what is in the way: a file of that name, the folder, the format, the disk.
     """
     size = math.prod(source.shape) * math.prod(settings.spatial_scales.values())
-    with _plainly():
+    with _plainly("Result"):
         io.Outputs.beside(path, diagnostics=settings.diagnostics).check(4 * size)
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
-    """Leave out what only the command line can do about an error."""
+def _plainly(name: str) -> Iterator[None]:
+    """Say of an error what is wrong with the file, by the name it has here, not what to type."""
     try:
         yield
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         said = str(error).replace(", or pass --overwrite", "")
-        raise ValueError(said.replace("output:", "Result:", 1)) from error
+        raise ValueError(said.replace("output:", f"{name}:", 1)) from error
 
 
 def _facts(source: Source) -> dict[str, Any]:

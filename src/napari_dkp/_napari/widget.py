@@ -81,7 +81,7 @@ class RestoreWidget(RunWidget):
         """Start a run; what stands in its way is said, and changes nothing."""
         try:
             job = Job(*self._request())
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError) as error:
             self._show_problem(str(error))
             return
         bar = progress(total=0, desc=f"Restoring {job.name}")
@@ -268,7 +268,7 @@ class RestoreWidget(RunWidget):
                 self._appraiser.ask(None, self.form.settings())
                 return
             source, settings, kernel, _ = self._request()
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError) as error:
             self.panel.say_cost(str(error), problem=True)
             return
         self._appraiser.ask(source, settings, known_kernel=kernel is not None)
