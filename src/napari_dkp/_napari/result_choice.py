@@ -10,12 +10,16 @@ from napari_dkp._napari.editors import Choice
 from napari_dkp._napari.form import add_row, form_layout
 from napari_dkp._napari.paths_choice import FolderChoice
 
-_WAYS = {"memory": "Keep in memory", "file": "Write to a file"}
+_WAYS = {
+    "memory": "Keep in memory",
+    "file": "Write to a file",
+    "lazy": "Compute as I look",
+}
 _FORMATS = {"OME-Zarr (*.ome.zarr)": ".ome.zarr", "OME-TIFF (*.ome.tif)": ".ome.tif"}
 
 
 class ResultChoice(QWidget):
-    """Rows that ask whether the result is kept in memory, and for the file if it is not."""
+    """Rows that ask what becomes of the result, and for the file it goes to."""
 
     edited = Signal()
 
@@ -24,7 +28,8 @@ class ResultChoice(QWidget):
         self.way = Choice(_WAYS, _WAYS)
         self.way.setToolTip(
             "Keep the result in memory until you save its layer; or write each plane to a file as "
-            "soon as it is done, and look at it there: for stacks that are larger than the memory."
+            "soon as it is done, and look at it there: for stacks that are larger than the memory; "
+            "or find the kernel, and restore a plane when you move the slider to it."
         )
         self.file = FileChoice("File for the result")
         self.file.setToolTip(
@@ -46,19 +51,24 @@ class ResultChoice(QWidget):
         self._show_file()
 
     def value(self) -> Path | None:
-        """Return the file; None for memory.
+        """Return the file; None where there is none.
 
         Raises
         ------
         ValueError
             If no file is named.
         """
-        if self.way.value() == "memory":
+        if self.way.value() != "file":
             return None
         path = self.file.value()
         if path is None:
             raise ValueError("Name a file for the result, such as cells.ome.zarr.")
         return path
+
+    @property
+    def lazy(self) -> bool:
+        """Whether planes are to be computed as they are looked at."""
+        return self.way.value() == "lazy"
 
     def set_value(self, path: Path | None) -> None:
         """Show a choice."""
@@ -69,7 +79,7 @@ class ResultChoice(QWidget):
     def go_on(self) -> None:
         """Propose another name for the next result, where this one is taken now."""
         path = self.file.value()
-        if path is None or self.way.value() == "memory":
+        if path is None or self.way.value() != "file":
             return
         stem, number = io.stem(path), 2
         ending = path.name.removeprefix(stem)

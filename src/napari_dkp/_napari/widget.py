@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image, Layer, Shapes
+from napari.settings import get_settings
 from napari.utils import progress
 from qtpy.QtWidgets import QApplication, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
@@ -15,6 +16,7 @@ from napari_dkp._napari.in_file import check_out
 from napari_dkp._napari.job import Begun, Drawing, Ended, Happening, Job, Paused
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
+from napari_dkp._napari.lazy_job import LazyJob
 from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.misfit_panel import MisfitPanel
 from napari_dkp._napari.planes_choice import PlanesChoice
@@ -79,8 +81,13 @@ class RestoreWidget(RunWidget):
 
     def restore(self) -> None:
         """Start a run; what stands in its way is said, and changes nothing."""
+        job: Job | LazyJob
         try:
-            job = Job(*self._request())
+            source, settings, kernel, out = self._request()
+            if self.result.lazy:
+                job = LazyJob(source, settings, kernel, self._shown(source))
+            else:
+                job = Job(source, settings, kernel, out)
         except (ValueError, TypeError) as error:
             self._show_problem(str(error))
             return
@@ -97,7 +104,7 @@ class RestoreWidget(RunWidget):
         self._live = None
         self.panel.clear()
         self._set_running(True)
-        self.panel.say("Starting …")
+        self.panel.say("Finding the kernel …" if self.result.lazy else "Starting …")
 
     def load_settings(self) -> None:
         """Take over the settings of a result layer, its source, region and planes too."""
@@ -180,7 +187,21 @@ class RestoreWidget(RunWidget):
         out = self.result.value()
         if out is not None:
             check_out(out, source, settings)
+        if self.result.lazy and not get_settings().experimental.async_:
+            raise ValueError(
+                "To compute as you look without napari standing still meanwhile, tick "
+                "File ▸ Preferences ▸ Experimental ▸ Render Layers Asynchronously first."
+            )
         return source, settings, kernel, out
+
+    def _shown(self, source: Source) -> list[int]:
+        """Return the plane on screen, counted from where the part to restore begins."""
+        layer = self.image.layer
+        assert layer is not None
+        plane = shown_plane(self._viewer, layer, source.axes, source.looped)
+        bounds = [source.window[source.axes.index(axis)] for axis in source.looped]
+        pairs = zip(plane, bounds, strict=True)
+        return [min(max(n, first), stop - 1) - first for n, (first, stop) in pairs]
 
     def _watch(self, event: Happening) -> None:
         job = self._running.job
@@ -212,8 +233,13 @@ class RestoreWidget(RunWidget):
         job.drawn(shown)
 
     def _keep(self, ended: Ended) -> None:
-        assert self._live is not None
         facts = ended.layers[0][1]["metadata"][METADATA_KEY]
+        if self._live is None:
+            for entry in reversed(ended.layers):
+                self._viewer.add_layer(Layer.create(*entry))
+            self.panel.say("The kernel is found. Planes are computed as you look at them.")
+            self.panel.tell(*facts["notes"])
+            return
         if self._live.gone:
             self.panel.say("The run was stopped, since its layers were removed.")
             return
