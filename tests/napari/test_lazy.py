@@ -138,7 +138,7 @@ def test_colours_and_parts_lie_where_they_should(looking, idle):
     assert "Save the layer" in image.metadata[METADATA_KEY]["notes"][0]
 
 
-def test_it_is_refused_where_napari_would_stand_still(restorer):
+def test_it_is_refused_where_napari_would_stand_still(restorer, qtbot):
     viewer, widget = restorer
     widget.result.way.set_value("lazy")
     assert "Render Layers Asynchronously" in widget.panel.estimate.text()
@@ -147,7 +147,7 @@ def test_it_is_refused_where_napari_would_stand_still(restorer):
     assert "Render Layers Asynchronously" in widget.panel.status.text()
     assert len(viewer.layers) == 1
     widget.result.way.set_value("memory")
-    assert "Render" not in widget.panel.estimate.text()
+    qtbot.waitUntil(lambda: "Render" not in widget.panel.estimate.text())
 
 
 def test_a_lazy_array_can_be_added_from_the_console(
