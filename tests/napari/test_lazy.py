@@ -121,6 +121,37 @@ def test_the_viewer_does_not_wait(looking, idle, qtbot, monkeypatch):
     qtbot.waitUntil(lambda: image.loaded, timeout=10_000)
 
 
+def test_a_stopped_search_adds_nothing(looking, idle, monkeypatch):
+    viewer, widget, choose = looking
+    choose(stack(5, 40, 50, axis_labels=("z", "y", "x")))
+    planes, begun = tasks.restore_planes, threading.Event()
+
+    def waiting(*given):
+        begun.set()
+        while widget._running.job is None or not widget._running.job.is_ending:
+            time.sleep(0.01)
+        return planes(*given)
+
+    monkeypatch.setattr(tasks, "restore_planes", waiting)
+    before = list(viewer.layers)
+    widget.restore()
+    assert begun.wait(20)
+    widget.stop()
+    idle()
+    assert list(viewer.layers) == before
+    assert widget.panel.status.text() == "The run was stopped before there was a result."
+
+
+def test_kernels_of_their_own_are_not_passed_off_as_shared(looking, idle):
+    viewer, widget, choose = looking
+    choose(stack(3, 40, 50, axis_labels=("z", "y", "x")))
+    widget.form.advanced.editors["share_kernel"].set_value(False)
+    widget.restore()
+    idle()
+    facts = viewer.layers["stack [DKP kernel]"].metadata[METADATA_KEY]
+    assert "kernels of their own" in facts["notes"][1]
+
+
 def test_colours_and_parts_lie_where_they_should(looking, idle):
     viewer, widget, choose = looking
     values = np.random.default_rng(0).integers(0, 255, (4, 40, 50, 3)).astype(np.uint8)

@@ -17,10 +17,13 @@ from napari_dkp.layout import Layout
 from napari_dkp.state import Restoration, Stop
 
 _NOTE = "Planes are computed as they are looked at. Save the layer to have all of them."
+_OWN_KERNELS = "Planes have kernels of their own; shown is that of the plane first looked at."
 
 
 class LazyJob(Work):
     """Finds what the planes of a layer have in common, and restores the one that is looked at.
+
+    That is one step per channel. A run that is stopped before the last of them has no result.
 
     Parameters
     ----------
@@ -42,7 +45,7 @@ class LazyJob(Work):
         settings: Settings,
         kernel: np.ndarray | None,
         shown: tuple[int, ...],
-    ) -> Generator[None, None, Ended]:
+    ) -> Generator[None, None, Ended | None]:
         import dask.array as da
 
         from napari_dkp.cluster import restore_dask
@@ -60,6 +63,8 @@ class LazyJob(Work):
             same = tuple(channel if i == at else slice(None) for i in range(len(index)))
             found[same] = kernels[index].compute(scheduler="threads")
             yield None
+            if self.is_ending:
+                return None
         if source.rgb:
             dtype = drawn(source, settings)[1]
             colours = _Colours(source, settings.scales(len(source.spatial)))
@@ -77,7 +82,7 @@ class LazyJob(Work):
             history=(),
             steps=0,
             known_kernel=kernel is not None,
-            notes=(_NOTE,),
+            notes=(_NOTE,) if settings.share_kernel else (_NOTE, _OWN_KERNELS),
         )
         return Ended(result_layers(source, result), ())
 

@@ -232,7 +232,10 @@ class RestoreWidget(RunWidget):
             self._bar.update(drawing.step - self._bar.n)
         job.drawn(shown)
 
-    def _keep(self, ended: Ended) -> None:
+    def _keep(self, ended: Ended | None) -> None:
+        if ended is None:
+            self.panel.say("The run was stopped before there was a result.")
+            return
         facts = ended.layers[0][1]["metadata"][METADATA_KEY]
         if self._live is None:
             for entry in reversed(ended.layers):
