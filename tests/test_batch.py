@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from napari_dkp import cli, io, restore, tile_size
 from napari_dkp.batch import Batch, Event, running
 from napari_dkp.batch.inputs import find, names
-from napari_dkp.batch.notebook import Findings, Notebook
 from napari_dkp.batch.where import where
 from napari_dkp.config import Settings
 from napari_dkp.plan import Plan, Route
 from napari_dkp.stack import Run
 from napari_dkp.state import State
+from napari_dkp.streaming.notebook import Findings, Notebook
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
@@ -722,3 +722,20 @@ def test_help_of_both_commands_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_volumes_are_restored_together_and_files_without_depth_fail(tmp_path):
+    folder = tmp_path / "in"
+    save(folder / "deep.tif", 2, 6, 16, 18, axes="TZYX")
+    save(folder / "flat.tif", 16, 18)
+    psf = np.full((3, 3, 3), 1 / 27, np.float32)
+    chosen = replace(COUNTING, volume=True)
+    batch = Batch([folder], tmp_path / "out", chosen, kernel=psf)
+    events = run(batch)
+    assert statuses(batch) == ["done", "failed"]
+    assert "expected Z among them with volume=True" in batch.outcomes[1].sentence
+    data = io.read(folder / "deep.tif").image
+    wanted = restore(data, kernel=psf, **vars(replace(chosen, axes="TZYX")))
+    back = io.read(tmp_path / "out" / "deep.ome.tif").image
+    np.testing.assert_array_equal(back, wanted.image)
+    assert [event.planes for event in events if event.state and event.state.done] == [1, 2]

@@ -14,10 +14,12 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from napari_dkp import cli, io, stack
+from napari_dkp import cli, io
 from napari_dkp.config import OpticsConfig
 from napari_dkp.durations import duration
+from napari_dkp.stack import Run
 from napari_dkp.state import State
+from napari_dkp.streaming import stream
 
 QUICK = ("--preset", "fast", "--iterations", "3", "--kernel-size", "5", "--device", "cpu")
 
@@ -218,10 +220,10 @@ def test_a_model_for_another_method_is_refused(cells, tmp_path, model, method):
     assert f"model: expected none with method {method!r}" in message
 
 
-def interrupting(after: int, times: int = 1) -> type[stack.Run]:
-    class Interrupted(stack.Run):
-        def __iter__(self) -> Iterator[State[np.ndarray]]:
-            for state in super().__iter__():
+def interrupting(after: int, times: int = 1) -> type[Run]:
+    class Interrupted(Run):
+        def iterate(self, **options: object) -> Iterator[State[np.ndarray]]:
+            for state in super().iterate(**options):
                 if state.step > after:
                     for _ in range(times):
                         signal.raise_signal(signal.SIGINT)
@@ -232,7 +234,7 @@ def interrupting(after: int, times: int = 1) -> type[stack.Run]:
 
 def test_interrupt_keeps_the_last_state(cells, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)  # a shell has background jobs ignore it
-    monkeypatch.setattr(stack, "Run", interrupting(after=1))
+    monkeypatch.setattr(stream, "Run", interrupting(after=1))
     result = invoke("restore", cells, tmp_path / "out.tif", *QUICK)
     assert result.exit_code == 0, result.output
     assert "stopped before its last step" in result.stderr
@@ -243,7 +245,7 @@ def test_interrupt_keeps_the_last_state(cells, tmp_path, monkeypatch):
 
 
 def test_interrupted_stack_says_what_the_other_planes_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(stack, "Run", interrupting(after=1))
+    monkeypatch.setattr(stream, "Run", interrupting(after=1))
     image = np.random.default_rng(0).random((3, 16, 16)).astype(np.float32)
     tifffile.imwrite(tmp_path / "stack.tif", image, photometric="minisblack")
     result = invoke("restore", tmp_path / "stack.tif", tmp_path / "out.tif", *QUICK)
@@ -254,7 +256,7 @@ def test_interrupted_stack_says_what_the_other_planes_hold(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(("after", "times"), [(0, 1), (1, 2)])
 def test_interrupt_without_a_result_writes_nothing(cells, tmp_path, monkeypatch, after, times):
-    monkeypatch.setattr(stack, "Run", interrupting(after, times))
+    monkeypatch.setattr(stream, "Run", interrupting(after, times))
     result = invoke("restore", cells, tmp_path / "out.tif", *QUICK)
     assert result.exit_code == 130
     assert "Stopped before there was a result" in result.stderr
@@ -262,7 +264,7 @@ def test_interrupt_without_a_result_writes_nothing(cells, tmp_path, monkeypatch,
 
 
 def test_existing_output_is_refused_before_the_run(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr(stack, "Run", None)  # calling it would be a TypeError
+    monkeypatch.setattr(stream, "Run", None)  # calling it would be a TypeError
     (tmp_path / "out_kernel.tif").write_text("precious")
     assert "exists already" in error_of(invoke("restore", cells, tmp_path / "out.tif", *QUICK))
 
@@ -325,7 +327,7 @@ def test_out_of_memory_is_one_sentence(cells, tmp_path, monkeypatch):
     def exhausted(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(stack, "Run", exhausted)
+    monkeypatch.setattr(stream, "Run", exhausted)
     message = error_of(invoke("restore", cells, tmp_path / "out.tif", *QUICK))
     assert "more memory than the device has left" in message
 
@@ -577,7 +579,7 @@ def test_a_settings_file_repeats_the_diagnostics_too(cells, counting, tmp_path):
 
 @pytest.mark.parametrize("name", ["out_residual.tif", "out_uncertainty.tif"])
 def test_existing_diagnostics_are_refused_before_the_run(cells, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(stack, "Run", None)  # calling it would be a TypeError
+    monkeypatch.setattr(stream, "Run", None)  # calling it would be a TypeError
     (tmp_path / name).write_text("precious")
     message = error_of(invoke("restore", cells, tmp_path / "out.tif", *QUICK, "--diagnostics"))
     assert name in message

@@ -139,10 +139,25 @@ def test_kernel_of_one_plane_can_be_given_to_the_next_run(tmp_path):
     np.testing.assert_allclose(io.read_kernel(outputs.kernel), np.full((3, 3), 1 / 9), rtol=1e-6)
 
 
-def test_kernel_file_of_a_stack_is_refused(tmp_path):
+def test_kernels_of_a_stack_can_be_given_where_they_are_the_same(tmp_path):
     outputs = save(tmp_path, "out.tif", picture("ZYX"))
-    with pytest.raises(ValueError, match="kernel: expected one plane"):
-        io.read_kernel(outputs.kernel)
+    np.testing.assert_allclose(io.read_kernel(outputs.kernel), np.full((3, 3), 1 / 9), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "spatial", "said"),
+    [
+        ("CZYX", (2, 3, 5, 5), "YX", "expected one plane, or several that are the same"),
+        ("TZYX", (2, 5, 5, 5), "ZYX", "expected one volume, or several that are the same"),
+        ("TYX", (2, 5, 5), "ZYX", "expected one volume in 'psf.ome.tif'; got axes TYX of shape"),
+    ],
+)
+def test_kernels_that_differ_are_refused(tmp_path, axes, shape, spatial, said):
+    kernels = np.ones(shape, np.float32)
+    kernels[-1] += np.eye(5, dtype=np.float32)
+    tifffile.imwrite(tmp_path / "psf.ome.tif", kernels, metadata={"axes": axes})
+    with pytest.raises(ValueError, match=f"kernel: {said}"):
+        io.read_kernel(tmp_path / "psf.ome.tif", spatial)
 
 
 def test_settings_file_repeats_the_run(tmp_path):

@@ -50,7 +50,7 @@ def choose(
     published = settings.preset == "paper" or (settings.rks and settings.rks.sampler == "paper")
     if published:
         return Choice(replace(settings, method="dip" if method == "auto" else method), "")
-    if "auto" not in (method, family):
+    if method != "auto" and (family != "auto" or known_kernel):
         return Choice(settings, "")
     plane = sample().astype(np.float64)
     window = plane[(slice(None), *liveliest(plane, _WINDOW))]

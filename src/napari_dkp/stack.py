@@ -206,7 +206,7 @@ class Run:
                 self._states[state.plane] = state
         states = [self._states.get(index) for index in self.layout.planes]
         planes = [
-            self._planes.interpolated(index, self._model) if state is None else state.image
+            self.interpolated(index) if state is None else state.image
             for index, state in zip(self.layout.planes, states, strict=True)
         ]
         kernels = [(state or latest).kernel for state in states]
@@ -234,6 +234,10 @@ class Run:
                 [None if r is None else r.uncertainty for r in reports], self.layout
             ),
         )
+
+    def interpolated(self, index: Index) -> np.ndarray:
+        """Return a plane as it is before the run comes to it: its source on the restored grid."""
+        return self._planes.interpolated(index, self._model)
 
     def unfinished(self) -> States:
         """Yield what the planes at work have come to: of those restored together, states show one.
@@ -487,7 +491,7 @@ class Run:
         return State(
             step=self._steps_before,
             n_steps=self.n_steps,
-            image=sealed(self._planes.interpolated(index, self._model)),
+            image=sealed(self.interpolated(index)),
             kernel=sealed(kernel.copy()),
             loss=0.0,
             residual=0.0,

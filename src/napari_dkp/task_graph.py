@@ -43,7 +43,7 @@ class TaskGraph:
     def array(
         self,
         what: str,
-        part: Callable[[list[tasks.Restored], int], np.ndarray],
+        part: Callable[[tasks.Held[list[tasks.Restored]], int], np.ndarray],
         shape: Sequence[int],
         axes: str,
     ) -> da.Array:

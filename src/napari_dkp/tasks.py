@@ -4,9 +4,9 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import psutil
@@ -18,6 +18,8 @@ from napari_dkp.layout import Index, Layout
 from napari_dkp.plan import Plan
 from napari_dkp.stack import Run
 from napari_dkp.state import Stop
+
+Value = TypeVar("Value")
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +34,15 @@ class Job:
     layout : of the image.
     dtype : of the image.
     kernel : known PSF, shape (*K,), or None.
+    plans : per channel, what was found in this process: who asks again for other planes, as a
+        viewer does, need not wait for it a second time.
     """
 
     settings: Settings
     layout: Layout
     dtype: np.dtype
     kernel: np.ndarray | None
+    plans: dict[int, Plan | None] = field(default_factory=dict)
 
     def run(self, numbers: Sequence[int], planes: Any, room: int | None) -> Run:
         """Return the run of which a task is a part.
@@ -70,7 +75,17 @@ class Restored(NamedTuple):
     kernel: np.ndarray
 
 
-def find_plan(job: Job, channel: int, numbers: list[int], planes: Any) -> Plan | None:
+class Held(Generic[Value]):
+    """What a task returns, closed to dask, which looks for tasks in lists and dataclasses.
+
+    So it would with results that napari remembers and puts in the place of their tasks.
+    """
+
+    def __init__(self, value: Value) -> None:
+        self.value = value
+
+
+def find_plan(job: Job, channel: int, numbers: list[int], planes: Any) -> Held[Plan | None]:
     """Find what the planes of a channel have in common, in those that `sharing.looked_at` names.
 
     Parameters
@@ -79,23 +94,25 @@ def find_plan(job: Job, channel: int, numbers: list[int], planes: Any) -> Plan |
     channel : to find it for.
     """
     with _turn() as room:
-        return job.run(numbers, planes, room).find_plan(channel)
+        if channel not in job.plans:
+            job.plans[channel] = job.run(numbers, planes, room).find_plan(channel)
+        return Held(job.plans[channel])
 
 
 def restore_planes(
-    job: Job, channel: int, numbers: list[int], planes: Any, plan: Plan | None
-) -> list[Restored]:
+    job: Job, channel: int, numbers: list[int], planes: Any, plan: Held[Plan | None] | None
+) -> Held[list[Restored]]:
     """Restore planes that are restored together.
 
     Parameters
     ----------
     job, numbers, planes : see `Job.run`.
     channel : of these planes.
-    plan : of their channel; None where they have none.
+    plan : of their channel; None where none is sought.
     """
     with _turn() as room:
         run = job.run(numbers, planes, room)
-        run.plans[channel] = plan
+        run.plans[channel] = plan.value if plan else None
         indices = [run.layout.planes[number] for number in numbers]
         found = {}
         for state in run.iterate(done=set(run.layout.planes).difference(indices)):
@@ -106,20 +123,22 @@ def restore_planes(
     looped = run.layout.looped
     at = tuple(axis for axis, letter in enumerate(run.layout.axes) if letter in looped)
     ahead = tuple(range(len(looped)))
-    return [
-        Restored(np.expand_dims(image, at), np.expand_dims(kernel, ahead))
-        for image, kernel in (found[index] for index in indices)
-    ]
+    return Held(
+        [
+            Restored(np.expand_dims(image, at), np.expand_dims(kernel, ahead))
+            for image, kernel in (found[index] for index in indices)
+        ]
+    )
 
 
-def image_of(restored: list[Restored], number: int) -> np.ndarray:
+def image_of(restored: Held[list[Restored]], number: int) -> np.ndarray:
     """Return the image of one of some planes."""
-    return restored[number].image
+    return restored.value[number].image
 
 
-def kernel_of(restored: list[Restored], number: int) -> np.ndarray:
+def kernel_of(restored: Held[list[Restored]], number: int) -> np.ndarray:
     """Return the kernel of one of some planes."""
-    return restored[number].kernel
+    return restored.value[number].kernel
 
 
 @dataclass(frozen=True, eq=False)

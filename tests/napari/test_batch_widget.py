@@ -12,8 +12,8 @@ from napari_dkp._napari import batch_job, worker
 from napari_dkp._napari.batch_widget import BatchWidget
 from napari_dkp._napari.layers import settings_from_layer, snippet
 from napari_dkp._napari.paths_choice import PathsChoice
-from napari_dkp.batch import stream
 from napari_dkp.stack import Run
+from napari_dkp.streaming import stream
 
 PSF = np.outer([1, 2, 4, 2, 1], [1, 2, 4, 2, 1]).astype(np.float32) / 100
 

@@ -5,7 +5,7 @@ import pytest
 from napari.layers import Image, Layer
 
 import napari_dkp as dkp
-from napari_dkp._napari import growth, job
+from napari_dkp._napari import job, place
 from napari_dkp._napari.job import Begun, Drawing, Ended, Job
 from napari_dkp._napari.layers import METADATA_KEY, restore_layer, settings_from_layer, snippet
 from napari_dkp._napari.source import settings_for, source_of
@@ -140,7 +140,7 @@ def test_the_widget_follows_the_slider(restorer, qtbot, idle, fake_run, monkeypa
 
 
 def test_results_that_would_fill_the_memory_lie_on_the_disk(fake_run, monkeypatch):
-    monkeypatch.setattr(growth, "_SHARE_OF_MEMORY", 0.0)
+    monkeypatch.setattr(place, "_SHARE_OF_MEMORY", 0.0)
     layer = stack(3, 12, 15)
     image, _ = restored(layer)
     assert isinstance(image.data, np.memmap)

@@ -167,7 +167,7 @@ def test_what_went_otherwise_than_planned_is_said(restorer, qtbot, fake_run, idl
 def test_states_of_one_step_leave_one_residual(restorer, fake_run):
     """Planes that are restored together are done at the same step."""
     _, widget = restorer
-    source, settings, kernel = widget._request()
+    source, settings, kernel, _ = widget._request()
     steps = fake_run.__iter__
     fake_run.__iter__ = lambda run: (each for state in steps(run) for each in (state, state))
     made = Job(source, settings, kernel)
@@ -190,7 +190,7 @@ def test_states_are_thinned_before_they_cross_to_the_viewer(restorer, fake_run, 
     _, widget = restorer
     fake_run.delay = 0.002
     widget.form.advanced.editors["iterations"].set_value(300)
-    source, settings, kernel = widget._request()
+    source, settings, kernel, _ = widget._request()
     made = Job(source, settings, kernel)
     sent = list(made.events())
     drawings = [event for event in sent if isinstance(event, Drawing)]

@@ -1,14 +1,11 @@
 """The result of a run while it grows: each plane goes where it belongs as soon as it is done."""
 
-import math
-import shutil
-import tempfile
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
+from napari_dkp._napari.place import Place
 from napari_dkp._napari.progress import Watch
 from napari_dkp._napari.source import Source
 from napari_dkp.layout import Index, Layout
@@ -16,14 +13,7 @@ from napari_dkp.report import Report
 from napari_dkp.state import Restoration, State, Stop
 
 if TYPE_CHECKING:
-    from napari_dkp.stack import Run
-
-# Share of the free memory above which a result goes to a file.
-_SHARE_OF_MEMORY = 0.5
-_ON_DISK = (
-    "The result would fill the memory: it lies in a temporary file, which goes with its layer. "
-    "Save the layer to keep it."
-)
+    from napari_dkp.streaming import Finished
 
 
 class Growth:
@@ -32,32 +22,30 @@ class Growth:
     Parameters
     ----------
     source : of the run.
-    run : that does not keep its planes.
+    place : where the result grows.
     watch : of the run.
+    known_kernel : whether the run was given its kernel.
 
     Attributes
     ----------
     layout : of the source.
-    image : the restored planes as napari draws them; others are empty: not a number, which napari
-        draws transparent, or zero where colours are integers.
     """
 
-    def __init__(self, source: Source, run: "Run", watch: Watch, *, known_kernel: bool) -> None:
+    def __init__(self, source: Source, place: Place, watch: Watch, *, known_kernel: bool) -> None:
         self._source = source
-        self._run = run
+        self._place = place
+        self._run = place.run
         self._watch = watch
         self._known_kernel = known_kernel
-        self._scales = run.settings.scales(len(source.spatial))
-        self._notes: list[str] = []
+        self._scales = place.run.settings.scales(len(source.spatial))
         self.layout = Layout(source.axes, source.shape, source.spatial)
-        self.image = self._canvas()
         self._kernel: np.ndarray | None = None
         self._waits = np.ones(self.layout.looped_shape, bool)
-        self._maps: dict[str, np.ndarray] = {}
         self._reports: dict[Index, Report | None] = {}
         self._latest: State[np.ndarray] | None = None
         self._history: list[float] = []
         self._search_history: list[float] = []
+        self._finished: Finished | None = None
 
     def take(self, state: State[np.ndarray]) -> bool:
         """Note a state, and keep its plane if that is done; return whether it is a further step."""
@@ -69,7 +57,10 @@ class Growth:
         if state.done:
             self.draw(state)
             self._waits[state.plane] = False
-            self._reports[state.plane] = self._without_maps(state)
+            self._place.keep(state)
+            report = state.report
+            # Its images are kept by the place.
+            self._reports[state.plane] = report and replace(report, residual=None, uncertainty=None)
         return further
 
     def draw(self, state: State[np.ndarray]) -> None:
@@ -80,23 +71,28 @@ class Growth:
         self._kernel[self._waits] = state.kernel
         self._kernel[state.plane] = state.kernel
         alpha = self._source.alpha(state.plane)
-        image = self._source.displayed(state.image, alpha, self._scales)
-        self.image[self._source.index(state.plane)] = image
+        self._place.draw(state.plane, self._source.displayed(state.image, alpha, self._scales))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was done otherwise than planned."""
-        return (*self._notes, *self._run.notes)
+        return (*self._place.notes, *self._run.notes)
 
     def conclude(self) -> None:
         """Take up what planes at work have come to when the run ends before them."""
-        if self._latest is None or self._latest.stop is not Stop.RUNNING:
-            return
-        if not self._latest.done:
-            self.draw(self._latest)
-        for state in self._run.unfinished():
-            if self._waits[state.plane]:
-                self.draw(state)
+        latest = self._latest
+        complete = latest is None or latest.stop is not Stop.RUNNING
+        if latest is not None and not complete:
+            if not latest.done:
+                self.draw(latest)
+            for state in self._run.unfinished():
+                if self._waits[state.plane]:
+                    self.draw(state)
+        self._finished = finished = self._place.finish(complete=complete)
+        if finished is not None:
+            if self._kernel is None:
+                self._kernel = finished.kernels
+            self._kernel[...] = finished.kernels
 
     def restoration(self) -> Restoration:
         """Return the result as far as it has come; its arrays go on growing.
@@ -107,61 +103,36 @@ class Growth:
             If nothing has been drawn yet.
         """
         run, latest, kernel = self._run, self._latest, self._kernel
-        if latest is None or kernel is None:
+        if kernel is None:
             raise ValueError("restoration: expected a run of at least one step")
-        return Restoration(
-            image=self.image,
+        stop = Stop.CANCELLED if latest is None or latest.stop is Stop.RUNNING else latest.stop
+        found = Restoration(
+            image=self._place.image,
             kernel=kernel,
             settings=run.settings,
             seed=run.settings.seed,
             device=str(run.device),
             seconds=self._watch.elapsed,
-            stop=Stop.CANCELLED if latest.stop is Stop.RUNNING else latest.stop,
+            stop=stop,
             history=tuple(self._history or self._search_history),
-            steps=latest.step,
+            steps=0 if latest is None else latest.step,
             known_kernel=self._known_kernel,
             choice=run.choice,
             notes=self.notes,
             reports=tuple(self._reports.get(index) for index in self.layout.planes),
-            residual=self._maps.get("residual"),
-            uncertainty=self._maps.get("uncertainty"),
+            residual=self._place.maps.get("residual"),
+            uncertainty=self._place.maps.get("uncertainty"),
         )
-
-    def _canvas(self) -> np.ndarray:
-        shape = self._fine(self._source.shape)
-        dtype = np.dtype(np.float32)
-        if self._source.rgb:
-            shape = (*shape[:-1], int(self._source.data.shape[-1]))
-            if self._source.data.dtype.kind in "iu":
-                dtype = np.dtype(self._source.data.dtype)
-        size = math.prod(shape) * dtype.itemsize
-        if size <= _SHARE_OF_MEMORY * psutil.virtual_memory().available:
-            canvas = np.empty(shape, dtype)
-        elif size < shutil.disk_usage(tempfile.gettempdir()).free:
-            with tempfile.TemporaryFile(prefix="napari-dkp-") as file:
-                canvas = np.memmap(file, dtype, shape=shape)
-            self._notes.append(_ON_DISK)
-        else:
-            raise MemoryError("neither memory nor disk has room for the result")
-        canvas.fill(np.nan if dtype.kind == "f" else 0)
-        return canvas
-
-    def _fine(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        factors = dict(zip(self._source.spatial, self._scales, strict=True))
-        pairs = zip(shape, self._source.axes, strict=True)
-        return tuple(n * factors.get(axis, 1) for n, axis in pairs)
-
-    def _without_maps(self, state: State[np.ndarray]) -> Report | None:
-        """Put the images of a report where they belong; return the rest."""
-        report = state.report
-        if report is None:
-            return None
-        shapes = {"residual": self._source.shape, "uncertainty": self._fine(self._source.shape)}
-        for name, shape in shapes.items():
-            values: Any = getattr(report, name)
-            if values is None:
-                continue
-            if name not in self._maps:
-                self._maps[name] = np.full(shape, np.nan, np.float32)
-            self._maps[name][self._source.index(state.plane)] = values
-        return replace(report, residual=None, uncertainty=None)
+        if self._finished is None:
+            return found
+        record = self._finished.record  # which knows of planes that were done before
+        return replace(
+            found,
+            settings=record.settings,
+            seconds=record.seconds,
+            stop=record.stop,
+            steps=record.steps,
+            choice=record.choice,
+            notes=(*self._place.notes, *record.notes),
+            reports=record.reports,
+        )

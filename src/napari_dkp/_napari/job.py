@@ -3,13 +3,15 @@
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Event
 
 import numpy as np
 
 from napari_dkp._napari.growth import Growth
 from napari_dkp._napari.layers import LayerData, result_layers
+from napari_dkp._napari.place import Place, place_of
 from napari_dkp._napari.progress import Progress, Watch
 from napari_dkp._napari.source import Source
 from napari_dkp._napari.work import Work
@@ -57,10 +59,18 @@ class Paused:
 
 @dataclass(frozen=True, eq=False)
 class Ended:
-    """The result, complete or as far as it came, and the residuals since the last drawing."""
+    """The result, complete or as far as it came.
+
+    Attributes
+    ----------
+    layers : of the result.
+    residuals : since the last drawing.
+    out : file that it lies in; None for memory.
+    """
 
     layers: list[LayerData]
     residuals: tuple[float, ...]
+    out: Path | None = None
 
 
 Happening = Begun | Drawing | Paused | None
@@ -74,13 +84,20 @@ class Job(Work):
     source : what to restore; read in the worker's thread.
     settings : of the run, with axes.
     kernel : known point spread function, or None.
+    out : file for the result; None for memory.
     """
 
-    def __init__(self, source: Source, settings: Settings, kernel: np.ndarray | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        settings: Settings,
+        kernel: np.ndarray | None,
+        out: Path | None = None,
+    ) -> None:
         self._drawn = Event()
         self._drawn.set()
         self._shown: Index | None = None
-        super().__init__(source.name, settings.device, self._work(source, settings, kernel))
+        super().__init__(source.name, settings.device, self._work(source, settings, kernel, out))
 
     def drawn(self, shown: Index | None = None) -> None:
         """Say that the last state is on screen: until then no other one is sent.
@@ -93,13 +110,18 @@ class Job(Work):
         self._drawn.set()
 
     def _work(
-        self, source: Source, settings: Settings, kernel: np.ndarray | None
+        self, source: Source, settings: Settings, kernel: np.ndarray | None, out: Path | None
     ) -> Generator[Happening, None, Ended]:
-        from napari_dkp.stack import Run
+        with closing(place_of(source, settings, kernel, out)) as place:
+            ended = yield from self._grow(source, place, known_kernel=kernel is not None)
+            return replace(ended, out=out)
 
-        run = Run(source.pixels(), settings, kernel, keep=False)
+    def _grow(
+        self, source: Source, place: Place, *, known_kernel: bool
+    ) -> Generator[Happening, None, Ended]:
+        run = place.run
         watch = Watch()
-        growth = Growth(source, run, watch, known_kernel=kernel is not None)
+        growth = Growth(source, place, watch, known_kernel=known_kernel)
         layout = growth.layout
         progress = Progress(
             watch,
@@ -107,10 +129,11 @@ class Job(Work):
             source.length("C") if "C" in source.looped else 1,
             shared=run.settings.share_kernel,
             each="volume" if run.settings.volume else "plane",
+            before=place.before,
         )
         residuals: list[float] = []
         sent: float | None = None
-        with closing(iter(run)) as states:
+        with closing(place.states()) as states:
             for state in states:
                 further = growth.take(state)
                 progress.take(state, layout.channel(state.plane))
@@ -144,4 +167,6 @@ class Job(Work):
                 if self._stop.is_set():
                     break
         growth.conclude()
+        if sent is None:  # all was done before
+            yield Begun(source, result_layers(source, growth.restoration()), run.n_steps)
         return Ended(result_layers(source, growth.restoration()), tuple(residuals))

@@ -4,9 +4,11 @@ Nothing here imports napari or Qt: layers are read through their public attribut
 layer data tuples, `napari.layers.Layer.create(*entry)` makes a layer of each.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_dkp.state import Restoration, State
 
-LayerData = tuple[np.ndarray, dict[str, Any], str]
+LayerData = tuple[Any, dict[str, Any], str]
 
 METADATA_KEY = "napari_dkp"
 MAX_RESIDUALS = 100
@@ -39,6 +41,7 @@ def restore_layer(
     plane: Sequence[int] | None = None,
     ranges: Ranges | None = None,
     steps: int | None = None,
+    out: str | os.PathLike[str] | None = None,
     progress: "bool | Callable[[State[np.ndarray]], object]" = False,
     **settings: Any,
 ) -> list[LayerData]:
@@ -56,6 +59,9 @@ def restore_layer(
     ranges : (start, stop) along some of T, Z and C, to restore a part of a stack, such as
         ``{"T": (3, 11)}``; stop itself is left out.
     steps : stop after so many steps of the planned ones; None does all of them.
+    out : file for the restored image, which must not exist: `.ome.zarr`, `.ome.tif` or `.tif`.
+        Planes are written as they are done, and layers read them from there; kernel, settings and
+        diagnostics come beside it. None keeps the result in memory.
     progress : True shows a bar; a callable gets every state.
     **settings : as for `napari_dkp.restore`; `axes` is read from the layer's axis labels if left
         out. `optics` may be those of each of the layer's channels.
@@ -67,7 +73,7 @@ def restore_layer(
     source; and the kernel in restored pixels, right of the image. With ``diagnostics=True`` two
     more, hidden at first: the residual over its source, in units of the expected noise; and, where
     photons were counted, the uncertainty over the image, half of a 90 % interval. Planes that a
-    stopped run did not reach are empty: not a number.
+    stopped run did not reach are empty: not a number; in a file, they hold the interpolated source.
 
     Raises
     ------
@@ -82,8 +88,8 @@ def restore_layer(
     from tqdm import tqdm
 
     from napari_dkp._napari.growth import Growth
+    from napari_dkp._napari.place import place_of
     from napari_dkp._napari.progress import Watch
-    from napari_dkp.stack import Run
 
     chosen = Settings(**settings)
     source = source_of(
@@ -91,20 +97,24 @@ def restore_layer(
     )
     chosen = settings_for(source, chosen)
     psf = None if kernel is None else kernel_array(kernel, source, chosen)
-    run = Run(source.pixels(), chosen, psf, keep=False)
-    last = run.n_steps if steps is None else _checks.integer("steps", steps, 1, run.n_steps)
-    growth = Growth(source, run, Watch(), known_kernel=psf is not None)
-    with closing(iter(run)) as states, tqdm(desc=source.name, disable=progress is not True) as bar:
-        for state in states:
-            growth.take(state)
-            bar.total = min(last, state.n_steps)
-            bar.update(state.step - bar.n)
-            if callable(progress):
-                progress(state)
-            if steps is not None and state.step >= last:
-                break
-    growth.conclude()
-    return result_layers(source, growth.restoration())
+    with closing(place_of(source, chosen, psf, None if out is None else Path(out))) as place:
+        planned = place.run.n_steps
+        last = planned if steps is None else _checks.integer("steps", steps, 1, planned)
+        growth = Growth(source, place, Watch(), known_kernel=psf is not None)
+        with (
+            closing(place.states()) as states,
+            tqdm(desc=source.name, disable=progress is not True) as bar,
+        ):
+            for state in states:
+                growth.take(state)
+                bar.total = min(last, state.n_steps)
+                bar.update(state.step - bar.n)
+                if callable(progress):
+                    progress(state)
+                if steps is not None and state.step >= last:
+                    break
+        growth.conclude()
+        return result_layers(source, growth.restoration())
 
 
 def result_layers(source: Source, result: "Restoration") -> list[LayerData]:
@@ -162,13 +172,20 @@ def result_layers(source: Source, result: "Restoration") -> list[LayerData]:
             "axis_labels": source.display["axis_labels"],
             "units": source.display["units"],
             "colormap": colormap,
-            "contrast_limits": limits or (0.0, max(float(np.nanmax(values)), 1e-12)),
+            "contrast_limits": limits or (0.0, _top(values)),
             "rgb": False,
             "visible": False,
             "metadata": {METADATA_KEY: {**facts, "role": role}},
         }
         layers.append((values, options, "image"))
     return layers
+
+
+def _top(values: Any) -> float:
+    """Return the greatest value; of an array in a file, that of the plane in the middle."""
+    if not isinstance(values, np.ndarray):
+        values = np.asarray(values[tuple(n // 2 for n in values.shape[:-2])])
+    return max(float(np.nan_to_num(values).max()), 1e-12)
 
 
 def kernel_contrast(kernel: np.ndarray) -> list[float]:

@@ -44,8 +44,10 @@ class LiveLayers:
 
     def finish(self, layers: list[LayerData]) -> None:
         """Show the result and remember how it came about."""
-        for layer, (_, options, _) in zip((self.image, self.kernel), layers, strict=False):
+        for layer, (data, options, _) in zip((self.image, self.kernel), layers, strict=False):
             layer.metadata = options["metadata"]
+            if layer is self.image and data is not layer.data:  # in a file that is whole now
+                layer.data = data
         self._refresh()
         active = self._viewer.layers.selection.active
         for entry in layers[2:]:

@@ -62,7 +62,7 @@ def opened(image: Path, kernel: Path, settings: Path) -> list[LazyLayerData]:
             "image",
         ),
         (
-            _planes(kernels, kernel_axes),
+            in_planes(kernels, kernel_axes),
             {
                 "name": f"{name} [DKP kernel]",
                 "rgb": False,
@@ -128,7 +128,7 @@ def _placed(picture: io.Picture, axes: str, factors: Mapping[str, int]) -> dict[
 
 def _drawn(picture: io.Picture) -> tuple["da.Array", list[float] | None]:
     """Return pixels as napari draws them, and their contrast: colours lie between 0 and 1."""
-    values = _planes(io.LazyArray.of(picture.image), picture.axes)
+    values = in_planes(io.LazyArray.of(picture.image), picture.axes)
     middle = _middle(io.LazyArray.of(picture.image), picture.axes)
     known = middle[np.isfinite(middle)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
@@ -143,8 +143,8 @@ def _middle(image: io.LazyArray, axes: str) -> np.ndarray:
     return np.asarray(layout.read(image, layout.middle))
 
 
-def _planes(image: io.LazyArray, axes: str) -> "da.Array":
-    """Return an array that napari reads, and keeps, by planes."""
+def in_planes(image: io.LazyArray, axes: str) -> "da.Array":
+    """Return an array that napari reads by planes."""
     import dask.array as da
 
     looped = Layout(axes, image.shape).looped

@@ -38,6 +38,7 @@ class Progress:
     n_planes, n_channels : to be restored; channels with kernels of their own.
     shared : whether planes share their kernel.
     each : what the planes are called: of three axes, they are volumes.
+    before : planes that were done before the run.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Progress:
         *,
         shared: bool,
         each: str = "plane",
+        before: int = 0,
     ) -> None:
         self._watch = watch
         self._n_planes = n_planes
@@ -55,7 +57,7 @@ class Progress:
         self._shared = shared
         self._each = each
         self._paces = {True: _Pace(), False: _Pace()}
-        self._before = self._n_done = 0
+        self._before = self._n_done = before
         self._at: float | None = None
         self._state: State[Any] | None = None
 

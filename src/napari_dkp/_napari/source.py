@@ -191,9 +191,11 @@ class Source:
         """
         if not self.rgb:
             return errors
-        if signed:
-            return np.asarray(errors.sum(-1) / np.sqrt(errors.shape[-1]))
-        return np.asarray(np.sqrt(np.mean(np.square(errors), axis=-1)))
+        # Of a dask array this is one, too.
+        squares = np.square(errors).mean(axis=-1)
+        found = errors.sum(-1) / np.sqrt(errors.shape[-1]) if signed else np.sqrt(squares)
+        grey: np.ndarray = found
+        return grey
 
 
 def pixel_size(layer: "Image") -> float | None:

@@ -1,22 +1,27 @@
 """The widget that restores a layer."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Image, Layer, Shapes
+from napari.settings import get_settings
 from napari.utils import progress
 from qtpy.QtWidgets import QApplication, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_dkp._napari.appraiser import Appraisal, Appraiser, duration
 from napari_dkp._napari.form import MARGIN, add_row, form_layout, scrolling
+from napari_dkp._napari.in_file import check_out
 from napari_dkp._napari.job import Begun, Drawing, Ended, Happening, Job, Paused
 from napari_dkp._napari.layer_combo import LayerCombo
 from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer, snippet
+from napari_dkp._napari.lazy_job import LazyJob
 from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.misfit_panel import MisfitPanel
 from napari_dkp._napari.planes_choice import PlanesChoice
 from napari_dkp._napari.region import add_region
+from napari_dkp._napari.result_choice import ResultChoice
 from napari_dkp._napari.run_widget import RunWidget
 from napari_dkp._napari.settings_form import SettingsForm
 from napari_dkp._napari.shown import show_plane, shown_plane
@@ -55,6 +60,7 @@ class RestoreWidget(RunWidget):
         self.draw = QPushButton("Draw")
         self.draw.setToolTip("Draw a rectangle on the image.")
         self.planes = PlanesChoice()
+        self.result = ResultChoice()
         self.kernel = LayerCombo(
             napari_viewer, lambda layer: isinstance(layer, Image), "Estimate it", optional=True
         )
@@ -75,8 +81,13 @@ class RestoreWidget(RunWidget):
 
     def restore(self) -> None:
         """Start a run; what stands in its way is said, and changes nothing."""
+        job: Job | LazyJob
         try:
-            job = Job(*self._request())
+            source, settings, kernel, out = self._request()
+            if self.result.lazy:
+                job = LazyJob(source, settings, kernel, self._shown(source))
+            else:
+                job = Job(source, settings, kernel, out)
         except (ValueError, TypeError) as error:
             self._show_problem(str(error))
             return
@@ -93,7 +104,7 @@ class RestoreWidget(RunWidget):
         self._live = None
         self.panel.clear()
         self._set_running(True)
-        self.panel.say("Starting …")
+        self.panel.say("Finding the kernel …" if self.result.lazy else "Starting …")
 
     def load_settings(self) -> None:
         """Take over the settings of a result layer, its source, region and planes too."""
@@ -154,7 +165,7 @@ class RestoreWidget(RunWidget):
         shapes.mode = "add_rectangle"
         self.region.choose(shapes)
 
-    def _request(self) -> tuple[Source, Settings, np.ndarray | None]:
+    def _request(self) -> tuple[Source, Settings, np.ndarray | None, Path | None]:
         """Return what the form asks for, checked as far as it can be without reading the image."""
         layer = self.image.layer
         if layer is None:
@@ -171,8 +182,26 @@ class RestoreWidget(RunWidget):
             **self.planes.chosen(shown, looped_axes(axes, settings.spatial)),
         )
         settings = settings_for(source, settings)
-        kernel = self.kernel.layer
-        return source, settings, None if kernel is None else kernel_array(kernel, source, settings)
+        psf = self.kernel.layer
+        kernel = None if psf is None else kernel_array(psf, source, settings)
+        out = self.result.value()
+        if out is not None:
+            check_out(out, source, settings)
+        if self.result.lazy and not get_settings().experimental.async_:
+            raise ValueError(
+                "To compute as you look without napari standing still meanwhile, tick "
+                "File ▸ Preferences ▸ Experimental ▸ Render Layers Asynchronously first."
+            )
+        return source, settings, kernel, out
+
+    def _shown(self, source: Source) -> list[int]:
+        """Return the plane on screen, counted from where the part to restore begins."""
+        layer = self.image.layer
+        assert layer is not None
+        plane = shown_plane(self._viewer, layer, source.axes, source.looped)
+        bounds = [source.window[source.axes.index(axis)] for axis in source.looped]
+        pairs = zip(plane, bounds, strict=True)
+        return [min(max(n, first), stop - 1) - first for n, (first, stop) in pairs]
 
     def _watch(self, event: Happening) -> None:
         job = self._running.job
@@ -203,16 +232,26 @@ class RestoreWidget(RunWidget):
             self._bar.update(drawing.step - self._bar.n)
         job.drawn(shown)
 
-    def _keep(self, ended: Ended) -> None:
-        assert self._live is not None
+    def _keep(self, ended: Ended | None) -> None:
+        if ended is None:
+            self.panel.say("The run was stopped before there was a result.")
+            return
         facts = ended.layers[0][1]["metadata"][METADATA_KEY]
+        if self._live is None:
+            for entry in reversed(ended.layers):
+                self._viewer.add_layer(Layer.create(*entry))
+            self.panel.say("The kernel is found. Planes are computed as you look at them.")
+            self.panel.tell(*facts["notes"])
+            return
         if self._live.gone:
             self.panel.say("The run was stopped, since its layers were removed.")
             return
         self._live.finish(ended.layers)
         self.panel.add_residuals(ended.residuals)
         took = f"{facts['steps']} steps, {duration(facts['seconds']).removeprefix('about ')}."
-        self.panel.say(f"{Stop[facts['stop']].sentence} {took}")
+        where = "" if ended.out is None else f" It lies in {ended.out}."
+        self.panel.say(f"{Stop[facts['stop']].sentence} {took}{where}")
+        self.result.go_on()
         self.panel.tell(facts["choice"], *facts["notes"], facts["report"])
 
     def _rest(self) -> None:
@@ -257,7 +296,7 @@ class RestoreWidget(RunWidget):
                 self.panel.say_cost("Open an image, or one of File ▸ Open Sample.")
                 self._appraiser.ask(None, self.form.settings())
                 return
-            source, settings, kernel = self._request()
+            source, settings, kernel, _ = self._request()
         except (ValueError, TypeError) as error:
             self.panel.say_cost(str(error), problem=True)
             return
@@ -292,8 +331,8 @@ class RestoreWidget(RunWidget):
         self.copy.clicked.connect(self.copy_snippet)
         self.draw.clicked.connect(self.draw_region)
         self.image.edited.connect(self._fill_from_layer)
-        parts: tuple[LayerCombo | PlanesChoice | SettingsForm, ...]
-        parts = (self.image, self.region, self.planes, self.kernel, self.form)
+        parts: tuple[LayerCombo | PlanesChoice | ResultChoice | SettingsForm, ...]
+        parts = (self.image, self.region, self.planes, self.result, self.kernel, self.form)
         for part in parts:
             part.edited.connect(self._changed)
         self._appraiser.found.connect(self._show_appraisal)
@@ -318,7 +357,7 @@ class RestoreWidget(RunWidget):
         top = QVBoxLayout(self._above)
         top.setContentsMargins(0, 0, 0, 0)
         top.setSpacing(6)
-        for part in (choice, self.planes, self.form):
+        for part in (choice, self.planes, self.result, self.form):
             top.addWidget(part)
         top.addStretch()
         layout = QVBoxLayout(self)

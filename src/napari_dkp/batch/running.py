@@ -14,15 +14,14 @@ import numpy as np
 
 from napari_dkp import _checks, io
 from napari_dkp.batch import account
-from napari_dkp.batch.identity import identity, same_but_version
 from napari_dkp.batch.inputs import find, names
 from napari_dkp.batch.outcome import Outcome
 from napari_dkp.batch.pace import Pace
-from napari_dkp.batch.stream import Stream
 from napari_dkp.config import Settings
 from napari_dkp.mendable import sentence
 from napari_dkp.state import State
 from napari_dkp.stated_optics import with_optics_of
+from napari_dkp.streaming import Stream, identity, same_but_version
 
 Format = Literal["ome-tiff", "ome-zarr"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -124,14 +123,10 @@ class Batch:
         if isinstance(inputs, str | os.PathLike):
             inputs = [inputs]
         self.settings = settings or Settings()
-        if self.settings.volume:
-            raise ValueError(
-                "volume: expected False, since files are restored plane by plane; got True"
-            )
         self.out = Path(out)
         self._kernel = None if kernel is None else np.asarray(kernel, np.float32)
         if self._kernel is not None:
-            _checks.psf("kernel", self._kernel, 2)
+            _checks.psf("kernel", self._kernel, len(self.settings.spatial))
         self._overwrite = overwrite
         self._takes_optics = stated_optics and kernel is None and self.settings.optics is None
         self._notes: list[str] = []
@@ -233,9 +228,8 @@ class Batch:
                     handed_out = perf_counter()
                     yield event(planes=stream.done, state=state, seconds_left=left, note=state.note)
                     pace.leave_out(perf_counter() - handed_out)
-            except (TypeError, ValueError):
-                if not stream.done:  # the file is at fault: nothing to go on with
-                    stream.discard()
+            except (TypeError, ValueError):  # the file is at fault
+                stream.abandon()
                 raise
             stream.finish()
             pace.end()

@@ -48,11 +48,12 @@ def batch(
 
         chosen = options.chosen()
         kinds: dict[str, Any] = {"format": format}
+        known, spatial = chosen.psf_file, chosen.settings.spatial
         files = Batch(
             inputs,
             out,
             chosen.settings,
-            kernel=io.read_kernel(chosen.psf_file) if chosen.psf_file else None,
+            kernel=io.read_kernel(known, spatial) if known else None,
             **kinds,
             overwrite=overwrite,
             recursive=recursive,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from napari_dkp.cli.running import figures, run_to_end
+from napari_dkp.cli.running import announce, conclude, figures, run_to_end
 from napari_dkp.cli.sentences import one_sentence
 
 
@@ -19,13 +19,21 @@ def demo(
     """
     with one_sentence():
         from napari_dkp import demo as example
+        from napari_dkp.io import Record
+        from napari_dkp.stack import Run
 
         out.mkdir(parents=True, exist_ok=True)
         image = example.image()
-        restoration = run_to_end(image, example.SETTINGS, None)
+        run = Run(image, example.SETTINGS)
+        announce(run, known_kernel=False)
+        run_to_end(run, run)
+        restoration = run.result()
+        record = Record.of(restoration)
+        conclude(record)
         path = out / "microaneurysms.png"
         example.figure(image, restoration).save(path)
-        typer.echo(figures(restoration, (0.5, 0.5), "source pixels"))
+        shape, kernel = restoration.image.shape, restoration.kernel
+        typer.echo(figures(shape, record, kernel, (0.5, 0.5), "source pixels"))
         typer.echo(str(path))
         if viewer and example.has_display():
             from napari_dkp._napari.show import show

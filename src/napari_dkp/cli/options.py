@@ -68,7 +68,7 @@ class Options:
         bool | None,
         typer.Option(
             "--volume/--planes",
-            help="Restore Z, Y and X together, with a kernel of three axes; not in a batch.",
+            help="Restore Z, Y and X together, with a kernel of three axes.",
         ),
     ] = None
     share_kernel: Annotated[

@@ -1,6 +1,6 @@
 """`napari-dkp restore`."""
 
-import math
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from napari_dkp.cli.options import Options, with_options
-from napari_dkp.cli.running import figures, run_to_end
+from napari_dkp.cli.running import announce, conclude, figures, run_to_end
 from napari_dkp.cli.sentences import one_sentence
 
 
@@ -31,22 +31,23 @@ def restore(
 ) -> None:
     """Restore an image: write the sharp image, its kernel beside it, and the settings of the run.
 
-    OUT.tif comes with OUT_kernel.tif and OUT_settings.json. Ctrl-C ends a run early and keeps what
-    it has reached; a second Ctrl-C gives up.
+    OUT.tif comes with OUT_kernel.tif and OUT_settings.json. Planes are read as they are restored,
+    and written as they are done. Ctrl-C ends a run early and keeps what it has reached; a second
+    Ctrl-C gives up. After that, a crash or a power cut, the same command goes on with the planes
+    that were not done.
     """
     with one_sentence():
         from napari_dkp import io
         from napari_dkp.stated_optics import with_optics_of
+        from napari_dkp.streaming import Stream, identity
 
         chosen = options.chosen()
         settings = chosen.settings
         outputs = io.Outputs.beside(output, diagnostics=settings.diagnostics)
         for given_file in (source, *chosen.given_files):
             outputs.spare(given_file)
-        picture = io.read(source)
+        picture = io.open(source)
         settings = replace(settings, axes=settings.axes or picture.axes)
-        scales = tuple(settings.spatial_scales.values())
-        outputs.check(4 * picture.image.size * math.prod(scales), overwrite=overwrite)
         psf = io.read_kernel(chosen.psf_file, settings.spatial) if chosen.psf_file else None
         if chosen.stated_optics:
             settings, said = with_optics_of(source, settings)
@@ -56,9 +57,29 @@ def restore(
             typer.echo(
                 f"{picture.name} holds {picture.others + 1} images; this is the first.", err=True
             )
-        restoration = run_to_end(picture.image, settings, psf)
-        written = io.write(outputs, restoration, picture, overwrite=overwrite)
-        pixel_size = picture.pixel_size.enlarged(scales)
-        spacing = (pixel_size.sizes["Y"], pixel_size.sizes["X"])
-        typer.echo(figures(restoration, spacing, pixel_size.unit))
-        typer.echo("\n".join(map(str, written)))
+        io.remove_parts(outputs.settings)
+        made_of = identity(source, settings, psf)
+        with closing(
+            Stream(picture, settings, psf, outputs, made_of, overwrite=overwrite)
+        ) as stream:
+            n_planes = stream.run.n_planes
+            if stream.before:
+                typer.echo(f"{stream.before} of {n_planes} planes were done before.", err=True)
+            announce(stream.run, known_kernel=psf is not None)
+            try:
+                if not run_to_end(stream.run, stream):
+                    stream.conclude()
+            except BaseException:
+                stream.abandon()
+                if stream.done:
+                    typer.echo(
+                        f"{stream.done} of {n_planes} planes are kept; the same command goes on.",
+                        err=True,
+                    )
+                raise
+            finished = stream.finish()
+        conclude(finished.record)
+        size = stream.pixel_size
+        spacing = (size.sizes["Y"], size.sizes["X"])
+        typer.echo(figures(stream.run.shape, finished.record, finished.kernels, spacing, size.unit))
+        typer.echo("\n".join(map(str, finished.paths)))

@@ -7,31 +7,25 @@ from typing import TYPE_CHECKING
 import typer
 
 from napari_dkp.cli.interrupt import Interrupt
-from napari_dkp.config import Settings
 from napari_dkp.durations import duration
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from napari_dkp.io import LazyArray
+    from napari_dkp.io import Record
     from napari_dkp.stack import Run
-    from napari_dkp.state import Restoration, State
+    from napari_dkp.state import State
+    from napari_dkp.streaming import Stream
 
 
-def run_to_end(
-    image: "np.ndarray | LazyArray", settings: Settings, kernel: "np.ndarray | None"
-) -> "Restoration":
-    """Run to the end, or to the first Ctrl-C."""
+def announce(run: "Run", *, known_kernel: bool) -> None:
+    """Say what was chosen, and what the run will cost."""
     from napari_dkp.device import describe_device, free_memory
     from napari_dkp.estimate import estimate
-    from napari_dkp.report import summary
-    from napari_dkp.stack import Run
-    from napari_dkp.state import Stop
 
-    run = Run(image, settings, kernel=kernel)
     if run.choice:
         typer.echo(run.choice, err=True)
-    cost = estimate(image.shape, run.settings, known_kernel=kernel is not None)
+    cost = estimate(run.layout.shape, run.settings, known_kernel=known_kernel)
     typer.echo(
         f"Restoring on {describe_device(run.device)}: about {duration(cost.seconds)} and "
         f"{cost.memory / 2**30:.2g} GiB",
@@ -39,36 +33,66 @@ def run_to_end(
     )
     if cost.memory > free_memory(run.device):
         typer.echo("That is more memory than the device has left; it may not suffice.", err=True)
-    with _progress(run) as show, closing(iter(run)) as states, Interrupt() as interrupt:
-        for state in states:
+
+
+def run_to_end(run: "Run", states: "Run | Stream") -> bool:
+    """Run to the end, or to the first Ctrl-C; return whether it came to the end.
+
+    Parameters
+    ----------
+    run : whose progress is shown.
+    states : that run, or the stream that it is a part of.
+    """
+    with _progress(run) as show, closing(iter(states)) as each, Interrupt() as interrupt:
+        for state in each:
             show(state)
             if state.note:
                 typer.echo(state.note, err=True)
             interrupt.has_state = True
             if interrupt.asked:
-                break
-    restoration = run.result()
-    if text := summary(restoration.reports):
+                return False
+    return True
+
+
+def conclude(record: "Record") -> None:
+    """Say what there is to know of a result."""
+    from napari_dkp.report import summary
+    from napari_dkp.state import Stop
+
+    if text := summary(record.reports):
         typer.echo(text, err=True)
-    if restoration.stop is not Stop.COMPLETED:
-        typer.echo(restoration.stop.sentence, err=True)
-    if restoration.stop is Stop.CANCELLED and run.n_planes > 1:
+    if record.stop is not Stop.COMPLETED:
+        typer.echo(record.stop.sentence, err=True)
+    if record.stop is Stop.CANCELLED and len(record.reports) > 1:
         typer.echo("Planes that it did not reach hold the interpolated source.", err=True)
-    return restoration
 
 
-def figures(restoration: "Restoration", spacing: tuple[float, float], unit: str) -> str:
-    """Say in one line what came out; FWHM in the unit of the pixel size."""
+def figures(
+    shape: tuple[int, ...],
+    record: "Record",
+    kernel: "np.ndarray",
+    spacing: tuple[float, float],
+    unit: str,
+) -> str:
+    """Say in one line what came out; FWHM in the unit of the pixel size.
+
+    Parameters
+    ----------
+    shape : of the restored image.
+    record : of the restoration.
+    kernel : of which the width is told if it is that of one plane.
+    spacing, unit : of restored pixels, along Y and X.
+    """
     from napari_dkp import kernel_shape
 
-    size = " × ".join(str(n) for n in restoration.image.shape)
-    parts = [f"{size} pixels in {restoration.seconds:.1f} s"]
-    if restoration.history:
-        parts.append(f"residual {restoration.history[-1]:.4g}")
-    if restoration.kernel.ndim == 2:
-        shape = kernel_shape.measure(restoration.kernel, spacing)
-        major, minor = shape.fwhm
-        parts.append(f"kernel FWHM {major:.3g} × {minor:.3g} {unit} at {shape.angle:.0f}°")
+    size = " × ".join(str(n) for n in shape)
+    parts = [f"{size} pixels in {record.seconds:.1f} s"]
+    if record.residual is not None:
+        parts.append(f"residual {record.residual:.4g}")
+    if kernel.ndim == 2:
+        found = kernel_shape.measure(kernel, spacing)
+        major, minor = found.fwhm
+        parts.append(f"kernel FWHM {major:.3g} × {minor:.3g} {unit} at {found.angle:.0f}°")
     return ", ".join(parts)
 
 

@@ -11,6 +11,7 @@ from napari_dkp.io.durable import remove_parts as remove_parts
 from napari_dkp.io.durable import write_text as write_text
 from napari_dkp.io.lazy import LazyArray as LazyArray
 from napari_dkp.io.lines import Lines as Lines
+from napari_dkp.io.names import image_in as image_in
 from napari_dkp.io.names import is_whole as is_whole
 from napari_dkp.io.names import partial_of as partial_of
 from napari_dkp.io.outputs import Outputs as Outputs

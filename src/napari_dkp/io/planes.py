@@ -1,6 +1,6 @@
 """Images written plane by plane, each plane on the disk before it counts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -51,6 +51,7 @@ class PlaneWriter:
         self._target = target
         self._journal = journal
         self._overwrite = overwrite
+        self._filled: dict[Index, Span] = {}
         self._committed = False
         self._lock = Lock()
 
@@ -67,12 +68,14 @@ class PlaneWriter:
 
     @property
     def complete(self) -> bool:
-        """Every plane is on the disk."""
-        return len(self._journal.planes) == int(np.prod(self.layout.loops, dtype=np.int64))
+        """Every plane is on the disk, or filled."""
+        return next(self.pending(), None) is None
 
     def pending(self) -> Iterator[Index]:
         """Yield the indices of the planes that are still to be written."""
-        return (index for index in self.layout.indices() if index not in self._journal.planes)
+        for index in self.layout.indices():
+            if index not in self._journal.planes and index not in self._filled:
+                yield index
 
     def write(self, index: Index, plane: np.ndarray) -> None:
         """Write one plane; when this returns, it is on the disk and counts as finished.
@@ -90,6 +93,17 @@ class PlaneWriter:
         OSError
             If it cannot be written; the disk may be full.
         """
+        self._put(index, plane, self._journal.add)
+
+    def fill(self, index: Index, plane: np.ndarray) -> None:
+        """Write what stands in for a plane that will not be finished.
+
+        The image can then be committed. A process that goes on with it does not know of the plane,
+        and writes it anew. Parameters and errors as of `write`.
+        """
+        self._put(index, plane, self._filled.__setitem__)
+
+    def _put(self, index: Index, plane: np.ndarray, note: Callable[[Index, Span], object]) -> None:
         index = tuple(int(i) for i in index)
         loops, shape = self.layout.loops, self.layout.plane_shape
         inside = [0 <= i < n for i, n in zip(index, loops, strict=False)]
@@ -101,10 +115,10 @@ class PlaneWriter:
             raise ValueError(f"plane: expected shape {shape}; got {plane.shape}")
         values = np.ascontiguousarray(plane, np.float32)
         with self._lock, explained(self.path):
-            if index in self._journal.planes:
+            if index in self._journal.planes or index in self._filled:
                 raise ValueError(f"index: expected a plane not yet written; got {index}")
             self._target.put(index, values)
-            self._journal.add(index, _span(values))
+            note(index, _span(values))
 
     def commit(self) -> Path:
         """Give the image its name, in one move, and remove what helped to make it.
@@ -123,7 +137,7 @@ class PlaneWriter:
             raise ValueError(f"output: '{self.path.name}' lacks {missing} planes; write them first")
         check_free(self.path, overwrite=self._overwrite)
         with explained(self.path):
-            self._target.finish(self._journal.planes)
+            self._target.finish(self._journal.planes | self._filled)
             self.close()
             move_into_place(self.path)
             self._committed = True

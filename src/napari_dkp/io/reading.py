@@ -76,20 +76,36 @@ def read(path: str | os.PathLike[str]) -> Picture:
 def read_kernel(path: str | os.PathLike[str], spatial: str = "YX") -> np.ndarray:
     """Read a point spread function: one plane, shape (K, K), or one volume.
 
+    The file of a stack has a kernel for each of its planes; it is read where all are the same.
+
     Parameters
     ----------
     path : as of `read`.
     spatial : letters of the axes that it has.
+
+    Raises
+    ------
+    ValueError
+        If the file holds several kernels, or one of other axes; also as of `read`.
     """
-    picture = read(path)
-    kernel = np.squeeze(np.asarray(picture.image))
-    if kernel.ndim != len(spatial):
-        what = "one plane" if len(spatial) == 2 else "one volume"
-        raise ValueError(
-            f"kernel: expected {what} in '{picture.name}'; got axes {picture.axes} of shape "
-            f"{picture.image.shape}"
-        )
-    return kernel
+    picture = open(path)
+    image = LazyArray.of(picture.image)
+    what = "one plane" if len(spatial) == 2 else "one volume"
+    got = f"got axes {picture.axes} of shape {image.shape}"
+    if not set(spatial) <= set(picture.axes):
+        raise ValueError(f"kernel: expected {what} in '{picture.name}'; {got}")
+    looped = [axis for axis in picture.axes if axis not in spatial]
+    kernels = image.arranged([picture.axes.index(axis) for axis in (*looped, *spatial)])
+    planes = np.ndindex(kernels.shape[: len(looped)])
+    first = np.asarray(kernels[next(planes)])
+    for index in planes:
+        if not np.array_equal(kernels[index], first):
+            raise ValueError(
+                f"kernel: expected {what}, or several that are the same, in '{picture.name}'; "
+                f"{got}, of which number {', '.join(map(str, index))} along {', '.join(looped)} "
+                "is another one than the first. Save the one you mean as its own file"
+            )
+    return first
 
 
 def _open_picture(path: Path) -> Picture:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,27 @@ from napari_dkp import __version__
 from napari_dkp.config import Settings
 
 
-def identity(source: Path, settings: Settings, kernel: np.ndarray | None) -> dict[str, Any]:
-    """Return, as JSON does, all that decides what a file becomes.
+def identity(
+    source: Path | Mapping[str, Any], settings: Settings, kernel: np.ndarray | None
+) -> dict[str, Any]:
+    """Return, as JSON does, all that decides what an image becomes.
 
-    The source is told by its name, its size and when it was changed: to read it all would take as
-    long as many a restoration.
+    Parameters
+    ----------
+    source : a file, which is told by its name, its size and when it was changed: to read it all
+        would take as long as many a restoration. Else whatever tells it from others.
+    settings, kernel : of the run.
     """
-    size, changed = _extent(source)
+    if isinstance(source, Path):
+        size, changed = _extent(source)
+        source = {"name": source.name, "bytes": size, "changed": changed}
     digest = None
     if kernel is not None:
         values = np.ascontiguousarray(kernel, np.float32)
         digest = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
     known = {
         "napari_dkp": __version__,
-        "source": {"name": source.name, "bytes": size, "changed": changed},
+        "source": dict(source),
         "settings": settings.to_dict(),
         "kernel": digest,
     }

@@ -1,7 +1,10 @@
-"""One file to others: planes are restored, written and forgotten, and a kill costs one of them."""
+"""A picture to files: planes are restored, written and forgotten, and a kill costs one of them."""
 
+import math
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,18 +12,35 @@ from typing import Any
 import numpy as np
 
 from napari_dkp import io
-from napari_dkp.batch.notebook import Findings, Notebook, PlaneNote
 from napari_dkp.config import LEAST_TILE, Settings
-from napari_dkp.layout import Index
+from napari_dkp.layout import Index, looped_axes
 from napari_dkp.stack import Run, States
 from napari_dkp.state import State, Stop
+from napari_dkp.streaming.notebook import Findings, Notebook, PlaneNote
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """What a stream came to.
+
+    Attributes
+    ----------
+    record : what the settings file tells.
+    kernels : shape (looped axes ..., *K).
+    paths : what was written.
+    """
+
+    record: io.Record
+    kernels: np.ndarray
+    paths: tuple[Path, ...]
 
 
 class Stream:
     """A restoration from a picture onto the disk; what a process left of it is gone on with.
 
-    Iterate to run: each plane is on the disk when its last state is yielded. Then `finish`, and
-    `close` in any case. Pixels and kernels are the same as those of a run that nothing interrupts.
+    Iterate to run: each plane, or volume, is on the disk when its last state is yielded. Then
+    `finish`, after `conclude` if the run was ended before its last state, and `close` in any case.
+    Pixels and kernels are the same as those of a run that nothing interrupts.
 
     Parameters
     ----------
@@ -35,7 +55,9 @@ class Stream:
     ----------
     run : of what is not yet done.
     choice : what "auto" took.
-    before : planes that were done before.
+    pixel_size : of the restored image.
+    finished : indices, as of `State.plane`, of the planes or volumes that are on the disk.
+    before : planes, or volumes, that were done before.
 
     Raises
     ------
@@ -60,6 +82,10 @@ class Stream:
                 f"output: '{outputs.image.name}' was begun from another input, with other settings "
                 "or by another version; repeat that, or pass --overwrite"
             )
+        if not self._resumed:
+            enlarged = math.prod(settings.spatial_scales.values())
+            n_bytes = 4 * math.prod(picture.image.shape) * enlarged
+            outputs.check(n_bytes, overwrite=overwrite)
         folder = io.partial_of(outputs.image)
         found = Notebook.findings(folder) if self._resumed else None
         self.run = Run(picture.image, _as_before(found, picture) or settings, kernel, keep=False)
@@ -75,15 +101,13 @@ class Stream:
             if found.device != str(self.run.device):
                 self._notes += (f"Begun on {found.device}, gone on with on {self.run.device}.",)
         self._axes = self.run.layout.axes
-        self._size = picture.pixel_size.enlarged(tuple(self.run.settings.spatial_scales.values()))
-        if not self._resumed:
-            n_bytes = 4 * int(np.prod(self.run.shape, dtype=np.int64))
-            outputs.check(n_bytes, overwrite=overwrite)
+        scales = tuple(self.run.settings.spatial_scales.values())
+        self.pixel_size = picture.pixel_size.enlarged(scales)
         self._writer = io.create(
             outputs.image,
             shape=self.run.shape,
             axes=self._axes,
-            pixel_size=self._size,
+            pixel_size=self.pixel_size,
             channels=picture.channels,
             run=identity,
             resume=self._resumed,
@@ -96,29 +120,64 @@ class Stream:
         except BaseException:
             self._writer.close()
             raise
-        self.before = len(self._writer.finished)
+        self.finished = self._found()
+        self.before = len(self.finished)
+        self._stopped: tuple[State[np.ndarray], int, float] | None = None
+        self._rest: dict[Index, PlaneNote] = {}
 
     @property
     def done(self) -> int:
-        """Planes that are on the disk."""
-        return len(self._writer.finished)
+        """Planes, or volumes, that are on the disk."""
+        return len(self.finished)
 
     def __iter__(self) -> States:
         """Restore what is not yet done."""
         began, steps = perf_counter(), 0
-        with closing(self.run.iterate(done=self._writer.finished)) as states:
+        with closing(self.run.iterate(done=self.finished)) as states:
             for state in states:
                 if self._noted != self._progress:
                     self._keep_findings()
-                if state.done and state.plane not in self._writer.finished:
+                if state.done and state.plane not in self.finished:
                     now = perf_counter()
                     self._keep(state, state.step - steps, now - began)
                     began, steps = now, state.step
                 handed_out = perf_counter()
-                yield state
+                try:
+                    yield state
+                except GeneratorExit:
+                    self._stopped = state, state.step - steps, handed_out - began
+                    raise
                 began += perf_counter() - handed_out  # a pause is no work
 
-    def finish(self) -> None:
+    def conclude(self) -> None:
+        """Let a run that was ended before its last state have its planes all the same.
+
+        Planes at work have come to something, others hold their interpolated source, and the last
+        kernel there was. They do not count as done: where a process dies before it has finished,
+        the next one goes on with the restoration.
+
+        Raises
+        ------
+        ValueError, OSError
+            If there was no state yet, or something cannot be written.
+        """
+        if self._stopped is None:
+            raise ValueError("conclude: expected a run that was ended after a state; got none")
+        note = replace(self._note(*self._stopped), report=None)
+        at_work = {state.plane: state for state in self.run.unfinished()}
+        written = self._writer.finished
+        for index in self.run.layout.planes:
+            if index in self.finished:
+                continue
+            state = at_work.get(index)
+            image = self.run.interpolated(index) if state is None else state.image
+            for plane, values in self._planes(index, image):
+                if plane not in written:
+                    self._writer.fill(plane, values)
+            self._rest[index] = replace(note, index=index)
+            note = replace(note, steps=0, seconds=0.0)  # which count once
+
+    def finish(self) -> Finished:
         """Write kernels and settings, and give all files their names, the image last.
 
         Raises
@@ -126,21 +185,15 @@ class Stream:
         ValueError, OSError
             If planes are missing, or something cannot be written.
         """
-        layout, notes = self.run.layout, self._notebook.planes
+        layout, notes = self.run.layout, self._notebook.planes | self._rest
         kernels = np.stack([notes[index].kernel for index in layout.planes])
         kernels = kernels.reshape(*layout.looped_shape, *kernels.shape[1:])
-        outputs = self._outputs
-        for writer in self._begun_maps():
-            for index in list(writer.pending()):  # planes that have none, as those without contrast
-                writer.write(index, np.full(writer.layout.plane_shape, np.nan, np.float32))
-            writer.commit()
-        io.write_kernel(outputs, kernels, layout.looped + layout.spatial, self._size)
-        diverged = any(note.diverged for note in notes.values())
+        stop = Stop.DIVERGED if any(note.diverged for note in notes.values()) else Stop.COMPLETED
         record = io.Record(
             settings=self._settings,
             device=str(self.run.device),
             seconds=sum(note.seconds for note in notes.values()),
-            stop=Stop.DIVERGED if diverged else Stop.COMPLETED,
+            stop=Stop.CANCELLED if self._rest else stop,
             steps=sum(note.steps for note in notes.values()),
             known_kernel=self._known_kernel,
             residual=next(reversed(notes.values())).residual,
@@ -149,8 +202,16 @@ class Stream:
             reports=tuple(notes[index].report for index in layout.planes),
             run=self._identity,
         )
+        outputs, maps = self._outputs, self._begun_maps()
+        for writer in maps:
+            for index in list(writer.pending()):  # planes that have none, as those without contrast
+                writer.fill(index, np.full(writer.layout.plane_shape, np.nan, np.float32))
+        io.write_kernel(outputs, kernels, layout.looped + layout.spatial, self.pixel_size)
         record.write(outputs, self._picture)
-        self._writer.commit()
+        for writer in (*maps, self._writer):
+            writer.commit()
+        paths = {outputs.image, outputs.kernel, outputs.settings, *(each.path for each in maps)}
+        return Finished(record, kernels, tuple(path for path in outputs.paths if path in paths))
 
     def close(self) -> None:
         """Let go of the files, and leave what is not finished for another process."""
@@ -158,11 +219,12 @@ class Stream:
             writer.close()
         self._notebook.close()
 
-    def discard(self) -> None:
-        """Remove what is not finished."""
-        for writer in (self._writer, *self._begun_maps()):
-            writer.discard()
-        self._notebook.close()
+    def abandon(self) -> None:
+        """Remove what is begun, unless something is done that another process can go on with."""
+        if not self._writer.finished:
+            for writer in (self._writer, *self._begun_maps()):
+                writer.discard()
+            self._notebook.close()
 
     # What is kept
 
@@ -188,9 +250,8 @@ class Stream:
             Findings(self._settings, self.choice, str(run.device), self._all_notes, run.plans)
         )
 
-    def _keep(self, state: State[np.ndarray], steps: int, seconds: float) -> None:
-        """Bring a plane to the disk: its image last, for with that it counts as done."""
-        note = PlaneNote(
+    def _note(self, state: State[np.ndarray], steps: int, seconds: float) -> PlaneNote:
+        return PlaneNote(
             index=state.plane,
             kernel=state.kernel,
             report=state.report and replace(state.report, residual=None, uncertainty=None),
@@ -199,18 +260,26 @@ class Stream:
             seconds=seconds,
             diverged=self.run.diverged,
         )
-        self._notebook.add(note)
+
+    def _keep(self, state: State[np.ndarray], steps: int, seconds: float) -> None:
+        """Bring a plane to the disk: its image last, for with that it counts as done."""
+        self._notebook.add(self._note(state, steps, seconds))
         if state.report is not None:
             self._keep_map(self._outputs.residual, state.plane, state.report.residual)
             self._keep_map(self._outputs.uncertainty, state.plane, state.report.uncertainty)
-        self._writer.write(state.plane, self._arranged(state.image))
+        self._write(self._writer, state.plane, state.image)
+        self.finished.add(state.plane)
 
     def _keep_map(self, path: Path | None, index: Index, values: np.ndarray | None) -> None:
-        if path is None or values is None:
-            return
-        writer = self._map(path)
-        if index not in writer.finished:
-            writer.write(index, self._arranged(values))
+        if path is not None and values is not None:
+            self._write(self._map(path), index, values)
+
+    def _write(self, writer: io.PlaneWriter, index: Index, values: np.ndarray) -> None:
+        """Write what a process that died in the midst of it has not."""
+        finished = writer.finished
+        for plane, own in self._planes(index, values):
+            if plane not in finished:
+                writer.write(plane, own)
 
     def _map(self, path: Path) -> io.PlaneWriter:
         """Return the writer of residual or uncertainty; there is none until a plane has some."""
@@ -220,7 +289,7 @@ class Stream:
                 path,
                 shape=self.run.layout.shape if of_source else self.run.shape,
                 axes=self._axes,
-                pixel_size=self._picture.pixel_size if of_source else self._size,
+                pixel_size=self._picture.pixel_size if of_source else self.pixel_size,
                 channels=self._picture.channels,
                 run=self._identity,
                 resume=self._resumed,
@@ -235,10 +304,23 @@ class Stream:
             io.is_whole(path)  # which tidies up
         return [self._map(path) for path in paths if io.begun(path) == self._identity]
 
-    def _arranged(self, plane: np.ndarray) -> np.ndarray:
-        """Return a plane in the order that writers take: Y, X, colours."""
-        kept = [axis for axis in self._axes if axis not in self.run.layout.looped]
-        return plane.transpose([kept.index(axis) for axis in "YXC" if axis in kept])
+    def _found(self) -> set[Index]:
+        """Return which planes or volumes are wholly on the disk."""
+        layout = self.run.layout
+        at = [i for i, axis in enumerate(looped_axes(layout.axes)) if axis in layout.looped]
+        found = Counter(tuple(plane[i] for i in at) for plane in self._writer.finished)
+        deep = math.prod(self._writer.layout.loops) // self.run.n_planes
+        return {index for index, planes in found.items() if planes == deep}
+
+    def _planes(self, index: Index, values: np.ndarray) -> Iterator[tuple[Index, np.ndarray]]:
+        """Yield the planes of a plane or volume as writers take them: Y, X, colours."""
+        layout = self.run.layout
+        kept = [axis for axis in layout.axes if axis not in layout.looped]
+        values = values.transpose([kept.index(a) for a in f"{layout.spatial}C" if a in kept])
+        deep = layout.spatial.removesuffix("YX")
+        for position in np.ndindex(values.shape[: len(deep)]):
+            place = dict(zip(layout.looped + deep, index + position, strict=True))
+            yield tuple(place[axis] for axis in looped_axes(layout.axes)), values[position]
 
 
 def _as_before(found: Findings | None, picture: io.Picture) -> Settings | None:
