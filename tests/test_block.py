@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from photons import trials_that_find
 from tiny import TINY, settings
 
 from napari_dkp import plane
@@ -49,7 +50,7 @@ def optics_found(monkeypatch) -> None:
     """Optics whose width is known but for a spread, whatever the data."""
     monkeypatch.setattr(plane, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
     intervals = AiryIntervals((0.2, 0.3), (0.5, 1.0), SPREAD)
-    monkeypatch.setattr(plane, "try_optics", lambda *_: intervals)
+    monkeypatch.setattr(plane, "try_optics", trials_that_find(intervals))
 
 
 def report_of(plan: Plan | None = None, **changes: object) -> tuple[Report, np.ndarray]:

@@ -6,13 +6,14 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from returned import returned
 from scipy.ndimage import gaussian_filter
 
 from napari_dkp import optics_trials
 from napari_dkp.degradation import Degradation, degrade
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
-from napari_dkp.optics_trials import AiryIntervals, try_optics
+from napari_dkp.optics_trials import N_TRIALS, AiryIntervals, try_optics
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.restorers.risk import Risk
 from napari_dkp.spectrum import Cutoff
@@ -65,7 +66,7 @@ def tried(
     interval: tuple[float, float] = DAMPING,
     seed: int = 0,
 ) -> AiryIntervals:
-    return try_optics(MODEL, *imaged(photons, damping), cutoff, interval, seed)
+    return returned(try_optics(MODEL, *imaged(photons, damping), cutoff, interval, seed))
 
 
 def test_light_tells_a_damped_pattern_from_an_ideal_one():
@@ -97,7 +98,7 @@ def test_a_wrong_expectation_of_the_cutoff_is_put_right():
 def test_a_soft_scene_does_not_make_up_for_a_narrow_pattern(seed):
     """As it would by the deviance of held-out photons, which puts the cut-off at 3 % too high."""
     image = imaged(2000, 1.0, seed, softness=0.8)
-    low, high = try_optics(MODEL, *image, Cutoff(CUTOFF, 0.12), DAMPING, 0).cutoff
+    low, high = returned(try_optics(MODEL, *image, Cutoff(CUTOFF, 0.12), DAMPING, 0)).cutoff
     assert abs(math.log(math.sqrt(low * high) / CUTOFF)) < 0.015
 
 
@@ -118,13 +119,13 @@ def test_the_damping_stays_within_what_is_to_be_tried(photons, interval):
 
 def test_the_cutoff_stays_within_what_kernels_can_have():
     data, noise = imaged(5, 1.0)
-    low, high = try_optics(MODEL, data, noise, Cutoff(0.97, 0.15), DAMPING, 0).cutoff
+    low, high = returned(try_optics(MODEL, data, noise, Cutoff(0.97, 0.15), DAMPING, 0)).cutoff
     assert 0 < low < high <= 1.0
 
 
 def test_the_seed_decides_the_result():
     first, again, other = (
-        try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, seed) for seed in (1, 1, 2)
+        returned(try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, seed)) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -139,8 +140,10 @@ def test_kernels_are_compared_by_the_risk_of_the_same_photons_in_the_same_passba
             made.append((halves, judge))
 
     monkeypatch.setattr(optics_trials, "RichardsonLucyRestorer", Recorded)
-    try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, 0)
-    assert len(made) == 9
+    steps = list(try_optics(MODEL, *imaged(200, 0.7), KNOWN, DAMPING, 0))
+    assert len(made) == len(steps) == N_TRIALS == 9
+    assert len({step.kernel.numpy().tobytes() for step in steps}) == 9
+    assert all(step.residual > 0 for step in steps)
     halves, judge = made[0]
     means = 1 + halves.counts
     middle = airy(torch.tensor([CUTOFF]), torch.tensor([0.7]), (TAPS, TAPS), MODEL.kernel_centre)[0]
@@ -156,7 +159,7 @@ def test_a_plane_of_channels_and_a_scale_can_be_tried():
     rng = np.random.default_rng(0)
     truth = torch.from_numpy(500 * (rng.random((2, *model.domain_shape)) < 0.02)).float() + 5
     data = torch.from_numpy(rng.poisson(model.forward(truth, kernel).numpy())).float()
-    found = try_optics(model, data, Noise(1.0, 0.0), Cutoff(0.2, 0.1), DAMPING, 0)
+    found = returned(try_optics(model, data, Noise(1.0, 0.0), Cutoff(0.2, 0.1), DAMPING, 0))
     assert found.cutoff[0] < 0.2 * 1.1
     assert found.cutoff[1] > 0.2 * 0.9
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from photons import trials_that_find
 from tiny import TINY, settings
 
 from napari_dkp import memory, plane
@@ -15,7 +16,7 @@ from napari_dkp.config import DIPConfig, RichardsonLucyConfig, SearchConfig, Set
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.noise import Noise
-from napari_dkp.optics_trials import AiryIntervals
+from napari_dkp.optics_trials import N_TRIALS, AiryIntervals
 from napari_dkp.plan import Plan
 from napari_dkp.plane import Parts
 from napari_dkp.randomness import make_generator
@@ -166,8 +167,11 @@ def test_a_plane_of_photons_is_searched_and_then_restored():
     states = list(plane.fit(Parts(model, data, (0.0, 1.0), noise, resolved)))
     assert [state.step for state in states] == list(range(1, len(states) + 1))
     assert states[-1].stop is Stop.COMPLETED
-    assert len(states) > search.steps
-    assert {state.n_steps for state in states} == {search.steps + 120}
+    assert len(states) > N_TRIALS + search.steps
+    assert {state.n_steps for state in states} == {N_TRIALS + search.steps + 120}
+    tried = states[:N_TRIALS]
+    assert all(state.searching and state.residual > 0 for state in tried)
+    assert len({state.kernel.numpy().tobytes() for state in tried}) == N_TRIALS
     assert states[-1].image.isfinite().all()
 
 
@@ -179,7 +183,7 @@ def optics_found(monkeypatch) -> None:
     """Optics whose width is known but for a spread, whatever the data."""
     monkeypatch.setattr(plane, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
     intervals = AiryIntervals((0.2, 0.3), (0.5, 1.0), SPREAD)
-    monkeypatch.setattr(plane, "try_optics", lambda *_: intervals)
+    monkeypatch.setattr(plane, "try_optics", trials_that_find(intervals))
 
 
 def photon_parts(plan: Plan | None = None, **changes: object) -> Parts:

@@ -82,7 +82,7 @@ def search(
         searching = KernelSearch(
             prior or Prior(), make_scout or Laboratory(diverging), START, list(rounds), EVERY
         )
-        found.append((yield from searching.run(n_steps)))
+        found.append((yield from searching.run(0, n_steps)))
 
     return list(states()), found[0]
 
@@ -247,7 +247,7 @@ def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
 @pytest.mark.parametrize("stop_at", [1, 5, 10, 14])
 def test_a_search_that_is_closed_does_no_more(stop_at):
     laboratory = Laboratory()
-    states = KernelSearch(Prior(), laboratory, START, [NEAR, STEADY], EVERY).run(99)
+    states = KernelSearch(Prior(), laboratory, START, [NEAR, STEADY], EVERY).run(0, 99)
     for _ in range(stop_at):
         next(states)
     states.close()
@@ -264,7 +264,7 @@ def test_a_search_that_is_closed_lets_its_scout_go():
         made.append(weakref.ref(scout))
         return scout
 
-    states = KernelSearch(Prior(), make_scout, START, [NEAR, STEADY], EVERY).run(99)
+    states = KernelSearch(Prior(), make_scout, START, [NEAR, STEADY], EVERY).run(0, 99)
     next(states)
     gc.disable()
     try:

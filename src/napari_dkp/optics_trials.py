@@ -9,6 +9,7 @@ deviance decides between dampings: they change what can be restored too little f
 """
 
 import math
+from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from napari_dkp.config import Interval
 from napari_dkp.degradation import Degradation
+from napari_dkp.engine import TrialStep
 from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
@@ -51,8 +53,8 @@ def try_optics(
     cutoff: Cutoff,
     damping: Interval,
     seed: int,
-) -> AiryIntervals:
-    """Try Airy patterns on a piece of a plane.
+) -> Iteration[TrialStep, None, AiryIntervals]:
+    """Try Airy patterns on a piece of a plane; yield each of `N_TRIALS`.
 
     Parameters
     ----------
@@ -83,7 +85,11 @@ def try_optics(
     halves = PhotonHalves(model, piece, noise, make_generator(seed))
     # Comparable only in one passband: that of the kernel in the middle.
     risk_of = Risk(model, halves.counts, kernels[len(kernels) // 2])
-    least = [_least_errors(model, halves, risk_of, kernel) for kernel in kernels]
+    least = []
+    for kernel in kernels:
+        restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, risk_of)
+        least.append(_least_errors(restorer, halves, kernel))
+        yield TrialStep(kernel, halves.residual(restorer.best.means))
     risk, deviance, steps = torch.tensor(least, dtype=torch.float64).T.reshape(
         3, len(offsets), len(dampings)
     )
@@ -112,10 +118,9 @@ def try_optics(
 
 
 def _least_errors(
-    model: Degradation, halves: PhotonHalves, risk: Risk, kernel: Tensor
+    restorer: RichardsonLucyRestorer, halves: PhotonHalves, kernel: Tensor
 ) -> tuple[float, float, int]:
     """Return the least risk and deviance under a kernel, and after how many steps the latter."""
-    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, risk)
     deviances: list[float] = []
     while len(deviances) < _STEPS and not restorer.done:
         restorer.advance(kernel)
@@ -148,6 +153,7 @@ _STEPS = 250
 _PATIENCE = 6
 _OFFSETS = (-1.2, 0.0, 1.2)
 _N_DAMPINGS = 3
+N_TRIALS = len(_OFFSETS) * _N_DAMPINGS
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.04, 0.15
 _TELLING_STEPS = 50
 # Of the likelihood of held-out photons: an image that is cut off early has errors of its own.

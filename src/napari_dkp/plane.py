@@ -8,13 +8,14 @@ from collections.abc import Generator as Iteration
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Generator as RandomGenerator
 from torch import Tensor
 
 from napari_dkp import engine, memory
-from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, RKSConfig, Settings
+from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
 from napari_dkp.diffusion.loading import load
@@ -36,6 +37,7 @@ from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
     kernel_every,
+    optics_steps,
     own_steps,
     planned_steps,
     search_rounds,
@@ -46,6 +48,8 @@ from napari_dkp.search import KernelSearch, burn_in
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
 from napari_dkp.volume_trials import intervals, try_volume
+
+Found = TypeVar("Found")
 
 
 def fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
@@ -72,6 +76,8 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     restorer = parts.restorer(generator, seeks=plan is None and not rounds)
     n_steps = planned_steps(settings, plan)
     left = parts.n_steps
+    if plan is None:
+        yield from _watched(parts.optics_trials(), 1, n_steps, start)
     prior: engine.KernelPrior
     if plan:
         prior = KnownKernel(torch.from_numpy(plan.kernel).to(start.device))
@@ -82,7 +88,7 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         scout = partial(parts.scout, generator=generator)
         every = parts.rks.every
         search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
-        found = yield from search.run(n_steps)
+        found = yield from search.run(optics_steps(settings), n_steps)
         if found is None:
             return
         prior = KnownKernel(found)
@@ -126,9 +132,9 @@ def _seek_and_try(
 
 
 def _watched(
-    trials: Iteration[TrialStep, None, Tensor], first: int, n_steps: int, image: Tensor
-) -> Iteration[State[Tensor], None, Tensor]:
-    """Yield a state per trial, numbered from `first`; return the kernel that they lead to.
+    trials: Iteration[TrialStep, None, Found], first: int, n_steps: int, image: Tensor
+) -> Iteration[State[Tensor], None, Found]:
+    """Yield a state per trial, numbered from `first`; return what they lead to.
 
     Their images are of pieces: another one is shown.
     """
@@ -341,8 +347,6 @@ class Parts:
         rks, pke, family = self.rks, self._pke, self._family
         if rks.sampler == "smc" and family == "auto":
             family = "gaussian"
-        if family in OPTICS_FAMILIES and rks.cutoff is None:
-            rks = self._with_optics(rks)
         if self._counts_photons and family in OPTICS_FAMILIES:
             # Its image is cut off before it is sharp, and a kernel that makes up for that too
             # narrow: what the image says of the kernel counts little beside what is known of it.
@@ -361,15 +365,22 @@ class Parts:
             weights=self._weights,
         )
 
-    def _with_optics(self, rks: RKSConfig) -> RKSConfig:
-        """Find the optics in the data; what is known of them says where to look."""
+    def optics_trials(self) -> Iteration[TrialStep, None, None]:
+        """Try what optics the data may be of, where that is open; kernels are then of those.
+
+        What is known of the optics says where to look.
+        """
+        if not optics_steps(self.settings):
+            return
         scale = math.prod(self._model.scale) ** (1 / self._model.ndim)
         expected = self._expected_cutoff(scale)
         plane = self._data.cpu().double().numpy()
         cutoff = find_cutoff(plane, self._model.scale, self._noise, expected)
-        optics = try_optics(self._model, self._data, self._noise, cutoff, rks.damping, self._seed)
+        optics = yield from try_optics(
+            self._model, self._data, self._noise, cutoff, self.rks.damping, self._seed
+        )
         self._width_spread = optics.spread
-        return replace(rks, cutoff=optics.cutoff, damping=optics.damping)
+        self.rks = replace(self.rks, cutoff=optics.cutoff, damping=optics.damping)
 
     def _expected_cutoff(self, scale: float) -> Cutoff:
         """Return what to expect of the optics, where an axis is enlarged by a scale."""

@@ -1,7 +1,8 @@
 """How many steps resolved settings ask for, and what is done at once."""
 
-from napari_dkp.config import MOTION_FAMILIES, Settings
+from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, Settings
 from napari_dkp.gaussian_trials import most_steps
+from napari_dkp.optics_trials import N_TRIALS
 from napari_dkp.plan import Plan
 from napari_dkp.search import Round, plan
 from napari_dkp.volume_trials import MOST_TRIALS, intervals
@@ -56,6 +57,13 @@ def trial_steps(settings: Settings) -> int:
     return most_steps(diffusion) if tried and stands else 0
 
 
+def optics_steps(settings: Settings) -> int:
+    """Return the trials of a microscope's optics, which precede its kernel's search."""
+    assert settings.rks
+    sought = settings.kernel_family in OPTICS_FAMILIES and settings.rks.cutoff is None
+    return N_TRIALS if sought else 0
+
+
 def own_steps(settings: Settings, plan: Plan | None) -> int:
     """Return the image steps of a restoration proper, at most."""
     assert settings.iterations
@@ -70,7 +78,8 @@ def planned_steps(settings: Settings, plan: Plan | None = None) -> int:
     """Return the image steps per plane: of search or trials, and of the restoration proper."""
     before = 0
     if plan is None:
-        before = sum(each.steps for each in search_rounds(settings)) + trial_steps(settings)
+        rounds = sum(each.steps for each in search_rounds(settings))
+        before = optics_steps(settings) + rounds + trial_steps(settings)
     return before + own_steps(settings, plan)
 
 

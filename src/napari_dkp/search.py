@@ -82,7 +82,7 @@ class KernelSearch:
         self._rounds = rounds
         self._kernel_every = kernel_every
 
-    def run(self, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
+    def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
         """Search; yield the state of every image step and return the kernel, shape (*K,).
 
         Where every later round diverges there is none, and the last state says so.
@@ -92,9 +92,10 @@ class KernelSearch:
 
         Parameters
         ----------
-        n_steps : for the states, image steps with those that follow the search.
+        before, n_steps : for the states, image steps that precede the search, and those with what
+            follows it.
         """
-        done = 0
+        done = before
         shown = self._start
         counted = []
         for each in self._rounds:
