@@ -234,6 +234,19 @@ def test_volumes_are_paid_with_the_trials_of_their_kernel():
         estimate((48, 48), replace(volume, axes=None))
 
 
+@pytest.mark.parametrize("method", ["dip", "richardson-lucy"])
+def test_tiles_take_the_memory_of_one_and_the_time_of_all(method):
+    whole = with_(method=method, iterations=100)
+    tiled = replace(whole, tile=128)
+    assert estimate((100, 100), tiled) == estimate((100, 100), whole)  # which is within one
+    one, four = (estimate(shape, tiled) for shape in ((128, 128), (200, 200)))
+    assert four.memory == one.memory < estimate((200, 200), whole).memory
+    assert four.seconds > one.seconds
+    sixteen = estimate((350, 350), tiled)
+    assert sixteen.memory == one.memory
+    assert sixteen.seconds > 1.5 * four.seconds
+
+
 def test_axes_tell_planes_from_channels():
     rgb = estimate((60, 60, 3), SMALL)  # guessed: one plane of three channels
     apart = with_(share_kernel=False)

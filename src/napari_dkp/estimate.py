@@ -30,7 +30,7 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.tile_size import COUNTING_BYTES
+from napari_dkp.tile_size import COUNTING_BYTES, TileSize
 from napari_dkp.volume_trials import USUAL_STEPS, model_of_trials
 
 
@@ -41,7 +41,7 @@ class Estimate:
     Attributes
     ----------
     seconds : wall time, as the device is loaded now.
-    memory : bytes in use on the device at the peak.
+    memory : bytes in use on the device at the peak, in tiles where the image does not fit.
     """
 
     seconds: float
@@ -78,7 +78,13 @@ def estimate(
     spatial, channels = layout.lr_shape, layout.colours
     groups = layout.channels
     planes = len(layout.planes) // groups
+    on = resolve_device(device or settings.device)
+    shared = settings.share_kernel and planes > 1
+    together = min(planes, planes_together(settings, channels)) if shared else 1
     model = _model(spatial, settings)
+    tiles = TileSize(settings, model, channels * together, on)
+    n_tiles = len(tiles.tiling)
+    model = replace(model, lr_shape=tuple(min(n, tiles.side) for n in spatial))
     pixels = math.prod(model.domain_shape)
     probe = _probe(
         # What makes no difference to a step makes none to what is remembered.
@@ -93,7 +99,7 @@ def estimate(
             optics=None,
         ),
         channels,
-        str(resolve_device(device or settings.device)),
+        str(on),
     )
     larger = max(1.0, pixels / probe.pixels)
     if settings.volume:
@@ -102,7 +108,7 @@ def estimate(
         window = math.prod(WINDOW + taps for taps in model.kernel_shape)
         tried = max(1.0, min(pixels, window) / probe.pixels)
     count = Counts.of(settings, known_kernel=known_kernel)
-    samples = min(math.prod(spatial), count.max_sites)
+    samples = min(math.prod(model.lr_shape), count.max_sites)
     image_seconds = probe.image_seconds * larger
     blind = (
         count.warm_ups * probe.warm_up_seconds
@@ -110,20 +116,16 @@ def estimate(
         + count.search_steps * probe.search_seconds * larger
         + count.trial_steps * probe.trial_seconds * tried
     )
-    alone = blind + count.steps * image_seconds
-    if not settings.share_kernel or planes == 1:
-        seconds = planes * alone
-    else:
-        together = planes_together(settings, channels)
-        blocks = math.ceil(planes / together)
-        # Of a network that makes several images, most is paid once.
-        block = 1 + _ANOTHER_IMAGE * (min(together, planes) - 1)
-        if blocks == 1:
-            seconds = blind + count.steps * image_seconds * block
-        else:
-            seconds = alone + blocks * likely_steps(settings) * image_seconds * block
+    # Of a network that makes several images, most is paid once.
+    block_seconds = image_seconds * (1 + _ANOTHER_IMAGE * (together - 1))
+    parts = n_tiles * (math.ceil(planes / together) if shared else 1)
+    if parts == 1:
+        seconds = blind + count.steps * block_seconds
+    else:  # what they share is found first, in pieces
+        pilot = blind + count.steps * image_seconds
+        seconds = pilot + parts * likely_steps(settings) * block_seconds
     return Estimate(
-        seconds=groups * seconds,
+        seconds=groups * (1 if shared else planes) * seconds,
         memory=_memory(probe, settings, channels, pixels, larger),
     )
 
