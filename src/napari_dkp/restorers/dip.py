@@ -26,8 +26,9 @@ class DIPRestorer:
     model : forward model of the plane, or of the volume.
     data : y in normalised intensity, shape (C, *lr_shape).
     bounds : lowest and highest intensity that the image may take, normalised; the highest may be
-        infinite: x is then the interpolated data, its light above the lowest multiplied by
-        exp(G_x), which reaches far in few steps.
+        infinite: x is then exp(G_x) times what one Richardson-Lucy step makes of even light,
+        Aᵀy / Aᵀ1 under the first kernel, both above the lowest. That reaches far in few steps, and
+        starts with less noise than the data.
     config : network and fitting.
     n_steps : planned steps; places the change from SSIM to squared error, the settling and the
         growth of the gradient prior.
@@ -59,9 +60,6 @@ class DIPRestorer:
         self._share = 1.0 if seen is None else max(float(seen.float().mean()), 1 / seen.numel())
         self._bounds = bounds
         self._start: Tensor | None = None  # logarithm of the light that the image starts from
-        if math.isinf(bounds[1]):
-            light = model.extend(model.upsample(data)) - bounds[0]
-            self._start = light.clamp_min(_LEAST_LIGHT).log()
         self._config = config
         self._precision = precision
         self._n_steps = n_steps
@@ -92,6 +90,8 @@ class DIPRestorer:
         if kernel is not self._kernel:
             self._kernel = kernel
             self._transfer.copy_(self._model.transfer(kernel))
+        if self._start is None and math.isinf(self._bounds[1]):
+            self._start = self._make_start()
         if self._steps == self._n_ssim:  # from here on the work is another
             self._replayed = Replayed(make_graph(self._data.device))
         self._set_gradient_weight()
@@ -139,6 +139,12 @@ class DIPRestorer:
         if self._start is not None:
             return low + torch.exp(self._start + values)
         return low + (high - low) * torch.sigmoid(values)
+
+    def _make_start(self) -> Tensor:
+        light = self._data - self._bounds[0]
+        passed = self._model.adjoint_by(self._transfer, torch.ones_like(light))
+        image = self._model.adjoint_by(self._transfer, light) / passed.clamp_min(_LEAST_PASSED)
+        return image.clamp_min(_LEAST_LIGHT).log()
 
     def _fidelity(self, fitted: Tensor, squared: Tensor) -> Tensor:
         if self._steps < self._n_ssim:
@@ -247,5 +253,7 @@ class SSIMLoss:
 
 
 _C1, _C2 = 0.01**2, 0.03**2
+# Of its light, what samples receive of a pixel beyond the frame.
+_LEAST_PASSED = 1e-3
 # Of the data's range: what is darker would take many steps to become light.
 _LEAST_LIGHT = 0.02
