@@ -1,6 +1,7 @@
 """Results in files: written while the run goes on, and read from there by their layers."""
 
 import gc
+import shutil
 import weakref
 from pathlib import Path
 
@@ -317,6 +318,35 @@ def test_the_widget_writes_and_shows_what_is_written(writer, idle, tmp_path):
     np.testing.assert_array_equal(shown._data_view, io.read(out).image[2])
     assert widget.result.value() == tmp_path / "sharp_2.ome.zarr"
     assert not widget.panel.estimate.text().startswith("Result")
+
+
+def test_the_widget_lets_a_run_go_on_that_was_killed_at_its_end(
+    writer, idle, tmp_path, monkeypatch
+):
+    """Kernel and settings are there, the image is not, and the disk has no room for another."""
+    viewer, widget = writer
+    out = tmp_path / "sharp.ome.zarr"
+    widget.result.set_value(out)
+    commit = io.PlaneWriter.commit
+
+    def killed(writer: io.PlaneWriter) -> Path:
+        if writer.path == out:
+            raise OSError("the cable")
+        return commit(writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io.PlaneWriter, "commit", killed)
+        widget.restore()
+        idle()
+    assert "run failed" in widget.panel.status.text()
+    assert (tmp_path / "sharp_settings.json").exists()
+    assert not out.exists()
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr("napari_dkp.io.outputs.shutil.disk_usage", lambda _: full)
+    widget.restore()
+    idle()
+    assert "It lies in" in widget.panel.status.text()
+    assert io.read(out).image.shape == (4, 80, 100)
 
 
 def test_a_taken_name_is_said_before_restore_is_pressed(writer, tmp_path):
