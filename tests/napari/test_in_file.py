@@ -324,7 +324,7 @@ def test_the_widget_lets_a_run_go_on_that_was_killed_at_its_end(
     writer, idle, tmp_path, monkeypatch
 ):
     """Kernel and settings are there, the image is not, and the disk has no room for another."""
-    viewer, widget = writer
+    _, widget = writer
     out = tmp_path / "sharp.ome.zarr"
     widget.result.set_value(out)
     commit = io.PlaneWriter.commit
