@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+import time
 import weakref
 from pathlib import Path
 
@@ -347,6 +348,62 @@ def test_the_widget_lets_a_run_go_on_that_was_killed_at_its_end(
     idle()
     assert "It lies in" in widget.panel.status.text()
     assert io.read(out).image.shape == (4, 80, 100)
+
+
+@pytest.fixture
+def slow(writer, monkeypatch):
+    """The widget at work on a stack that takes a while."""
+
+    class Slow(Run):
+        def iterate(self, **options):
+            for state in super().iterate(**options):
+                time.sleep(0.05)
+                yield state
+
+    monkeypatch.setattr("napari_dkp.streaming.stream.Run", Slow)
+    _, widget = writer
+    widget.form.advanced.editors["iterations"].set_value(20)
+    return writer
+
+
+def under_way(out: Path) -> bool:
+    notes = io.partial_of(out) / "notes.jsonl"
+    return notes.exists() and bool(notes.read_text())
+
+
+@pytest.mark.parametrize("how", ["napari is closed", "layers are removed"])
+def test_a_run_that_is_left_goes_on_another_time(slow, qtbot, idle, tmp_path, how):
+    viewer, widget = slow
+    out = tmp_path / "sharp.ome.zarr"
+    widget.result.set_value(out)
+    widget.restore()
+    qtbot.waitUntil(lambda: under_way(out) and len(viewer.layers) == 5, timeout=30_000)
+    if how == "napari is closed":
+        viewer.close()
+    else:
+        for layer in viewer.layers[-2:]:
+            viewer.layers.remove(layer)
+    idle()
+    assert [path.name for path in tmp_path.iterdir()] == [".sharp.ome.zarr.partial"]
+    if how == "layers are removed":
+        assert "layers were removed. With the same" in widget.panel.status.text()
+        widget.restore()
+        idle()
+        assert "of 4 planes were done before" in widget.panel.report.text()
+        assert out.exists()
+
+
+def test_a_run_that_is_stopped_is_whole(slow, qtbot, idle, tmp_path):
+    """Also where the widget goes right after: it was asked for."""
+    viewer, widget = slow
+    out = tmp_path / "sharp.ome.zarr"
+    widget.result.set_value(out)
+    widget.restore()
+    qtbot.waitUntil(lambda: under_way(out) and len(viewer.layers) == 5, timeout=30_000)
+    widget.stop()
+    viewer.close()
+    idle()
+    assert out.exists()
 
 
 def test_a_taken_name_is_said_before_restore_is_pressed(writer, tmp_path):
