@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 from click.testing import Result
@@ -23,6 +24,7 @@ from napari_dkp.batch import Batch, Event, running
 from napari_dkp.batch.inputs import find, names
 from napari_dkp.batch.where import where
 from napari_dkp.config import Settings
+from napari_dkp.io import planes
 from napari_dkp.plan import Plan, Route
 from napari_dkp.stack import Run
 from napari_dkp.state import State
@@ -119,6 +121,25 @@ def test_planes_that_are_done_are_let_go_of(tmp_path):
             gc.collect()
             alive.append(sum(issubclass(type(each), State) for each in gc.get_objects()))
     assert alive[1] <= alive[0]
+
+
+@pytest.mark.parametrize("form", ["ome-tiff", "ome-zarr"])
+def test_files_are_closed_before_their_folder_goes(tmp_path, monkeypatch, form):
+    """Windows would not remove it, and a result that is whole would count as failed."""
+    path = save(tmp_path / "cells.tif", 2, 24, 20)
+    remove, left_open = planes.remove_partial, []
+
+    def watched(of: Path) -> None:
+        folder = str(io.partial_of(of))
+        files = [each.path for each in psutil.Process().open_files()]
+        left_open.append([name for name in files if name.startswith(folder)])
+        remove(of)
+
+    monkeypatch.setattr(planes, "remove_partial", watched)
+    batch = counting([path], tmp_path / "out", format=form)
+    run(batch)
+    assert statuses(batch) == ["done"], batch.outcomes
+    assert left_open == [[], []], "of the kernel and of the image"
 
 
 @pytest.mark.parametrize(("axes", "shape"), [("CYX", (2, 24, 20)), ("TCZYX", (2, 2, 2, 24, 20))])

@@ -397,9 +397,9 @@ def test_microscope_and_camera_are_taken_as_given(cells, tmp_path):
         ("--optics", "1.4,525", "optics: expected numerical_aperture, wavelength, pixel_size"),
         ("--optics", "1.4,525,65,depth=3", "optics: expected numerical_aperture, wavelength"),
         ("--optics", "1.4,525,65,z_step=0.2", "z_step: expected 0.002 to 5 waves"),
-        ("--optics", "1.4,z_step=200,525,65", "optics: expected numerical_aperture, wavelength"),
+        ("--optics", "1.4,z_step=200,525,65", "as N,N,..., then NAME=VALUE,...; got"),
         ("--optics", "1.4,525,65,modality=1", "modality: expected one of 'auto', 'widefield'"),
-        ("--noise", "much", "noise: expected gain, offset, read_noise as N,N,...; got 'much'"),
+        ("--noise", "much", "noise: expected gain, offset, read_noise as N,N,..., then NAME"),
         ("--noise", "-1", "gain: expected a finite number"),
     ],
 )

@@ -1,6 +1,7 @@
 """Volumes whose optics are stated, from what is known before any trial to a blind run."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from napari_dkp.families import families
 from napari_dkp.kernel_shape import full_widths
 from napari_dkp.noise import Noise
 from napari_dkp.spectrum import Cutoff, usual_cutoff
+from napari_dkp.stack import Run
 from napari_dkp.volume_trials import try_volume
 
 
@@ -131,6 +133,27 @@ def test_stated_microscopes_decide_on_the_kernels(family):
     assert choose(lambda: even[None], unlike).settings.kernel_family == "gaussian"
     named = Settings(**SAYS, kernel_family="gaussian", optics=oil(family))
     assert choose(lambda: even[None], named).settings.kernel_family == "gaussian"
+
+
+@pytest.mark.parametrize(
+    ("modalities", "family"),
+    [
+        (("confocal", None), "confocal"),
+        (("confocal", "auto"), "confocal"),
+        (("widefield", "widefield"), "widefield"),
+        (("confocal", "widefield"), "gaussian"),
+    ],
+)
+def test_all_channels_decide_on_the_kernels(modalities, family):
+    """Not that in the middle alone: the kernels of a widefield microscope fit no confocal one."""
+    each = tuple(name and oil(name) for name in modalities)
+    light = np.random.default_rng(0).poisson(40, (2, 10, 36, 36)).astype(np.float32)
+    settings = Settings(axes="CZYX", volume=True, scale=1, optics=each)
+    for given in (settings, replace(settings, optics=each[::-1])):
+        run = Run(light, given)
+        assert run.settings.kernel_family == family
+        assert run.settings.optics == given.optics
+        assert "As the optics say" in run.choice
 
 
 def test_defocus_and_aperture_follow_from_what_is_stated():

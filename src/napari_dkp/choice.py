@@ -41,7 +41,7 @@ def choose(
     ----------
     sample : returns one plane of the image, shape (C, h, w), in its own type; called only if
         something is "auto".
-    settings : as given.
+    settings : as given; for planes with the optics of that one, for volumes with all channels'.
     known_kernel : the run is given a PSF.
     """
     if settings.volume:
@@ -83,9 +83,12 @@ def _of_volume(sample: Callable[[], np.ndarray], settings: Settings, known_kerne
         return Choice(settings, "")
     _, *lateral = settings.scales(3)
     round_ = len(set(lateral)) == 1
-    stated = {one.modality for one in settings.known_optics}
-    if round_ and stated in ({"widefield"}, {"confocal"}):
-        family: KernelFamilyName = "confocal" if "confocal" in stated else "widefield"
+    stated = {one.modality for one in settings.known_optics} - {"auto"}
+    family: KernelFamilyName
+    if len(stated) > 1:
+        return Choice(replace(settings, kernel_family="gaussian"), _UNLIKE)
+    if round_ and stated:
+        family = "confocal" if "confocal" in stated else "widefield"
         return Choice(replace(settings, kernel_family=family), _STATED[family])
     volume = torch.from_numpy(sample().astype(np.float32))
     sums = volume.mean((0, 2, 3)).double()
@@ -107,6 +110,10 @@ _STATED = {
         "a point and sees it through a pinhole."
     ),
 }
+_UNLIKE = (
+    "As the optics say, some channels are confocal and others are not. Kernels are sought among "
+    "Gaussians, which fit either; restored one by one, channels could have their own."
+)
 _VOLUMES = {
     "widefield": (
         "Every plane holds as much light, as of widefield microscopes. Kernels are sought among "

@@ -83,9 +83,10 @@ class Run:
         self._planes = Planes(image, layout)
         self._keep = keep
         self.n_planes = len(layout.planes)
+        of_image = replace(settings, axes=layout.axes)
         choice = choose(
             self._planes.telling,
-            replace(settings, axes=layout.axes).of_channel(layout.channel(layout.middle)),
+            of_image if settings.volume else of_image.of_channel(layout.channel(layout.middle)),
             known_kernel=kernel is not None,
         )
         self.choice = choice.reason

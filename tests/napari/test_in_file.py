@@ -1,6 +1,8 @@
 """Results in files: written while the run goes on, and read from there by their layers."""
 
 import gc
+import shutil
+import time
 import weakref
 from pathlib import Path
 
@@ -317,6 +319,91 @@ def test_the_widget_writes_and_shows_what_is_written(writer, idle, tmp_path):
     np.testing.assert_array_equal(shown._data_view, io.read(out).image[2])
     assert widget.result.value() == tmp_path / "sharp_2.ome.zarr"
     assert not widget.panel.estimate.text().startswith("Result")
+
+
+def test_the_widget_lets_a_run_go_on_that_was_killed_at_its_end(
+    writer, idle, tmp_path, monkeypatch
+):
+    """Kernel and settings are there, the image is not, and the disk has no room for another."""
+    _, widget = writer
+    out = tmp_path / "sharp.ome.zarr"
+    widget.result.set_value(out)
+    commit = io.PlaneWriter.commit
+
+    def killed(writer: io.PlaneWriter) -> Path:
+        if writer.path == out:
+            raise OSError("the cable")
+        return commit(writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io.PlaneWriter, "commit", killed)
+        widget.restore()
+        idle()
+    assert "run failed" in widget.panel.status.text()
+    assert (tmp_path / "sharp_settings.json").exists()
+    assert not out.exists()
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr("napari_dkp.io.outputs.shutil.disk_usage", lambda _: full)
+    widget.restore()
+    idle()
+    assert "It lies in" in widget.panel.status.text()
+    assert io.read(out).image.shape == (4, 80, 100)
+
+
+@pytest.fixture
+def slow(writer, monkeypatch):
+    """The widget at work on a stack that takes a while."""
+
+    class Slow(Run):
+        def iterate(self, **options):
+            for state in super().iterate(**options):
+                time.sleep(0.05)
+                yield state
+
+    monkeypatch.setattr("napari_dkp.streaming.stream.Run", Slow)
+    _, widget = writer
+    widget.form.advanced.editors["iterations"].set_value(20)
+    return writer
+
+
+def under_way(out: Path) -> bool:
+    notes = io.partial_of(out) / "notes.jsonl"
+    return notes.exists() and bool(notes.read_text())
+
+
+@pytest.mark.parametrize("how", ["napari is closed", "layers are removed"])
+def test_a_run_that_is_left_goes_on_another_time(slow, qtbot, idle, tmp_path, how):
+    viewer, widget = slow
+    out = tmp_path / "sharp.ome.zarr"
+    widget.result.set_value(out)
+    widget.restore()
+    qtbot.waitUntil(lambda: under_way(out) and len(viewer.layers) == 5, timeout=30_000)
+    if how == "napari is closed":
+        viewer.close()
+    else:
+        for layer in viewer.layers[-2:]:
+            viewer.layers.remove(layer)
+    idle()
+    assert [path.name for path in tmp_path.iterdir()] == [".sharp.ome.zarr.partial"]
+    if how == "layers are removed":
+        assert "layers were removed. With the same" in widget.panel.status.text()
+        widget.restore()
+        idle()
+        assert "of 4 planes were done before" in widget.panel.report.text()
+        assert out.exists()
+
+
+def test_a_run_that_is_stopped_is_whole(slow, qtbot, idle, tmp_path):
+    """Also where the widget goes right after: it was asked for."""
+    viewer, widget = slow
+    out = tmp_path / "sharp.ome.zarr"
+    widget.result.set_value(out)
+    widget.restore()
+    qtbot.waitUntil(lambda: under_way(out) and len(viewer.layers) == 5, timeout=30_000)
+    widget.stop()
+    viewer.close()
+    idle()
+    assert out.exists()
 
 
 def test_a_taken_name_is_said_before_restore_is_pressed(writer, tmp_path):

@@ -349,6 +349,15 @@ def test_snippet_names_only_what_differs(fake_run):
     assert "search=dkp.SearchConfig(rounds=2, steps=30)," in snippet(image)
 
 
+def test_snippet_says_how_a_network_is_fitted_where_that_is_unusual(fake_run):
+    # The numbers of a preset, but of a microscope's image those are others.
+    options = {"method": "dip", "kernel_family": "airy"}
+    image, _ = restored(Image(picture(40, 40)), **options, dip=dkp.DIPConfig())
+    assert "dip=dkp.DIPConfig()" in snippet(image)
+    image, _ = restored(Image(picture(40, 40)), **options)
+    assert "dip=" not in snippet(image)
+
+
 def test_steps_stop_a_run_early(fake_run):
     states = []
     image, _ = restored(Image(picture(12, 12)), iterations=9, steps=4, progress=states.append)

@@ -17,7 +17,8 @@ from napari_dkp._napari.layers import METADATA_KEY, settings_from_layer
 from napari_dkp._napari.live import LiveLayers
 from napari_dkp._napari.region import add_region
 from napari_dkp._napari.widget import RestoreWidget
-from napari_dkp.config import Settings
+from napari_dkp.config import DIPConfig, Settings
+from napari_dkp.optics_trials import N_TRIALS
 
 HR, KERNEL = "cells [DKP ×2]", "cells [DKP kernel]"
 
@@ -37,7 +38,8 @@ def test_form_says_what_the_defaults_are(restorer):
     _, widget = restorer
     widget.form.basic.editors["preset"].set_value("fast")
     widget.form.basic.editors["preset"].set_value("balanced")
-    assert widget.form.settings() == replace(Settings().resolve(), method="auto", iterations=None)
+    expected = replace(Settings().resolve(), method="auto", iterations=None, dip=None)
+    assert widget.form.settings() == expected
 
 
 def test_a_run_ends_in_two_layers_over_the_source(restorer, idle, fake_run):
@@ -450,6 +452,37 @@ def test_only_the_plane_shown(restorer, idle, fake_run):
     assert widget.planes.isHidden()
 
 
+def test_networks_of_microscopes_and_volumes_are_fitted_as_from_a_script(restorer):
+    viewer, widget = restorer
+    form = widget.form
+    stack = viewer.add_image(np.ones((8, 20, 24)), axis_labels=("z", "y", "x"), name="stack")
+    form.basic.editors["method"].set_value("dip")
+    structure = form.configs["dip"].editors["ssim_fraction"]
+    # "auto" may find a microscope once the image is looked at.
+    assert form.settings().dip is None
+    for preset in ("balanced", "fast"):
+        form.basic.editors["preset"].set_value(preset)
+        form.basic.editors["kernel_family"].set_value("airy")
+        assert structure.value() == 0
+        script = Settings(method="dip", kernel_family="airy", preset=preset)
+        assert form.settings().resolve().dip == script.resolve().dip
+        form.basic.editors["kernel_family"].set_value("auto")
+        assert structure.value() == 1
+    widget.image.choose(stack)
+    form.configs["dip"].editors["channels"].set_value(24)
+    form.volume.check.setChecked(True)
+    assert form.settings().volume
+    assert form.settings().dip == replace(
+        Settings(volume=True, preset="fast").resolve().dip, channels=24
+    )
+    structure.set_value(0.5)
+    form.volume.check.setChecked(False)
+    assert form.settings().dip.ssim_fraction == 0.5, "what was set stays"
+    unusual = Settings(kernel_family="airy", method="dip", dip=DIPConfig(ssim_fraction=1.0))
+    form.set_settings(unusual)
+    assert form.settings().dip == unusual.dip
+
+
 def test_settings_come_back_from_a_result(restorer, idle, fake_run):
     viewer, widget = restorer
     widget.form.basic.editors["scale"].set_value(3)
@@ -591,7 +624,7 @@ def test_a_model_restores_and_its_cost_is_foretold(diffusing, idle, qtbot, tmp_p
     idle()
     assert viewer.layers[HR].data.shape == (80, 80)
     facts = viewer.layers[HR].metadata[METADATA_KEY]
-    assert (facts["stop"], facts["steps"]) == ("COMPLETED", 2)
+    assert (facts["stop"], facts["steps"]) == ("COMPLETED", N_TRIALS + 2)
 
 
 def test_the_viewer_goes_on_while_a_model_is_read(diffusing, idle, qtbot, monkeypatch):

@@ -97,8 +97,10 @@ def appraise(source: Source | None, settings: Settings, known_kernel: bool = Fal
     try:
         device = resolve_device(settings.device)
         layout = Layout(source.axes, source.shape, source.spatial)
-        settings = settings.of_channel(layout.channel(layout.middle))
+        channel = layout.channel(layout.middle)
+        settings = settings if settings.volume else settings.of_channel(channel)
         settings = choose(source.sample, settings, known_kernel=known_kernel).settings
+        settings = settings.of_channel(channel)
         cost = estimate(source.shape, settings, device=str(device), known_kernel=known_kernel)
         free = free_memory(device)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -123,6 +123,9 @@ class InFile:
 def check_out(path: Path, source: Source, settings: Settings) -> None:
     """Find out whether a result could be written, as far as that shows without reading an image.
 
+    Where one is begun under that name, files beside it may be its own, and much of it takes its
+    room already: whether the run is the same only shows once the image is read.
+
     Raises
     ------
     ValueError
@@ -130,7 +133,9 @@ def check_out(path: Path, source: Source, settings: Settings) -> None:
     """
     size = math.prod(source.shape) * math.prod(settings.spatial_scales.values())
     with _plainly("Result"):
-        io.Outputs.beside(path, diagnostics=settings.diagnostics).check(4 * size)
+        outputs = io.Outputs.beside(path, diagnostics=settings.diagnostics)
+        if io.begun(outputs.image) is None:
+            outputs.check(4 * size)
 
 
 @contextmanager

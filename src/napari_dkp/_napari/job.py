@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -17,6 +17,7 @@ from napari_dkp._napari.source import Source
 from napari_dkp._napari.work import Work
 from napari_dkp.config import Settings
 from napari_dkp.layout import Index
+from napari_dkp.state import Stop
 
 INTERVAL = 0.25
 """Seconds between two states that are handed to the viewer, at least."""
@@ -111,14 +112,13 @@ class Job(Work):
 
     def _work(
         self, source: Source, settings: Settings, kernel: np.ndarray | None, out: Path | None
-    ) -> Generator[Happening, None, Ended]:
+    ) -> Generator[Happening, None, Ended | None]:
         with closing(place_of(source, settings, kernel, out)) as place:
-            ended = yield from self._grow(source, place, known_kernel=kernel is not None)
-            return replace(ended, out=out)
+            return (yield from self._grow(source, place, out, known_kernel=kernel is not None))
 
     def _grow(
-        self, source: Source, place: Place, *, known_kernel: bool
-    ) -> Generator[Happening, None, Ended]:
+        self, source: Source, place: Place, out: Path | None, *, known_kernel: bool
+    ) -> Generator[Happening, None, Ended | None]:
         run = place.run
         watch = Watch()
         growth = Growth(source, place, watch, known_kernel=known_kernel)
@@ -165,8 +165,10 @@ class Job(Work):
                         self._goes_on.wait()
                     yield None  # where napari has closed meanwhile, the worker ends here
                 if self._stop.is_set():
+                    if self._left and out is not None and state.stop is Stop.RUNNING:
+                        return None
                     break
         growth.conclude()
         if sent is None:  # all was done before
             yield Begun(source, result_layers(source, growth.restoration()), run.n_steps)
-        return Ended(result_layers(source, growth.restoration()), tuple(residuals))
+        return Ended(result_layers(source, growth.restoration()), tuple(residuals), out)

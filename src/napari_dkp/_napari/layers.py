@@ -263,6 +263,7 @@ def snippet(layer: "Image") -> str:
     settings = settings_from_layer(layer)
     # What was decided for that image is said, so that it is not decided anew.
     usual = replace(Settings(preset=settings.preset).resolve(), method="auto")
+    usual = replace(usual, dip=replace(settings, dip=None).resolve().dip)  # of such kernels
     options = _differences(settings, {f.name: getattr(usual, f.name) for f in fields(usual)})
     options["preset"] = repr(settings.preset)
     options["device"] = repr(facts["device"])

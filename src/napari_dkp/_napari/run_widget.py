@@ -29,7 +29,7 @@ class RunWidget(QWidget):
         panel.resumed.connect(self.resume)
         panel.stop.clicked.connect(self.stop)
         # Not a method of this widget, which is gone by then.
-        self.destroyed.connect(self._running.stop)
+        self.destroyed.connect(self._running.leave)
 
     def pause(self) -> None:
         """Halt the run after its present step."""

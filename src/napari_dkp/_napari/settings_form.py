@@ -1,6 +1,7 @@
 """The form that asks for all settings of a run."""
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
@@ -66,9 +67,11 @@ class SettingsForm(QWidget):
         optics = OpticsForm()
         self.known: dict[str, Form] = {"optics": optics, "noise": Form(NoiseConfig)}
         self.configs = {name: Form(kind) for name, (_, kind) in CONFIGS.items()}
+        self._usual = Settings().resolve()  # what the form last showed where nothing was set
         self._optics = OpticsFilling(optics)
         self._note = optics.note
         self.volume.switched.connect(optics.ask_for_volumes)
+        self.volume.switched.connect(self._follow)
         self._arrange(known_kernel)
         self._fill_from_preset()
         self.basic.editors["preset"].edited.connect(self._fill_from_preset)
@@ -85,6 +88,8 @@ class SettingsForm(QWidget):
             Naming what cannot be used.
         """
         configs = {name: form.config() for name, form in (self.known | self.configs).items()}
+        if configs["dip"] == self._now_usual().dip:
+            configs["dip"] = None  # "auto" may yet find a microscope, for which it is another
         typed = self._optics.typed
         half = typed.get("numerical_aperture") or typed.get("wavelength")
         if configs["optics"] is None and half:
@@ -104,6 +109,7 @@ class SettingsForm(QWidget):
         self.advanced.set_values(settings)
         for name, form in (self.known | self.configs).items():
             form.set_values(getattr(resolved, name))
+        self._usual = self._now_usual()
         if settings.optics is None:
             self._optics.show_pixel_size()
 
@@ -113,13 +119,35 @@ class SettingsForm(QWidget):
         self._note_optics()
 
     def _fill_from_preset(self) -> None:
-        preset = self.basic.editors["preset"].value()
-        resolved = Settings(preset=preset).resolve()  # type: ignore[arg-type]
+        self._usual = self._now_usual()
         self.advanced.editors["iterations"].set_value(None)  # type: ignore[arg-type]
         for name, form in self.configs.items():
-            form.set_values(getattr(resolved, name), but=OF_THE_MODEL)
+            form.set_values(getattr(self._usual, name), but=OF_THE_MODEL)
+
+    def _now_usual(self) -> Settings:
+        """Return the settings where no number is set: blur and volume decide on some."""
+        chosen: dict[str, Any] = {
+            name: self.basic.editors[name].value() for name in ("preset", "kernel_family")
+        }
+        try:
+            return Settings(**chosen, volume=self.volume.values(1)["volume"]).resolve()
+        except ValueError:  # what does not go together is said once it is asked for
+            return Settings(preset=chosen["preset"]).resolve()
+
+    def _follow(self) -> None:
+        """Show the numbers of another blur, or of volumes, where none has been set."""
+        before, self._usual = self._usual, self._now_usual()
+        if before.dip == self._usual.dip:
+            return
+        form = self.configs["dip"]
+        with suppress(ValueError):  # what cannot be read is said once it is asked for
+            own = [
+                name for name, value in form.values().items() if value != getattr(before.dip, name)
+            ]
+            form.set_values(self._usual.dip, but=own)
 
     def _changed(self) -> None:
+        self._follow()
         self._note_optics()
         self.edited.emit()
 

@@ -214,7 +214,7 @@ class RestoreWidget(RunWidget):
         elif isinstance(event, Paused):
             self.panel.say(f"Paused. {event.progress}.")
         elif self._live is not None and self._live.gone:
-            job.stop()
+            job.leave()
         else:
             self._draw(job, event)
 
@@ -233,6 +233,10 @@ class RestoreWidget(RunWidget):
         job.drawn(shown)
 
     def _keep(self, ended: Ended | None) -> None:
+        if self._live is not None and self._live.gone:
+            later = "" if ended is not None else " With the same settings and file it goes on."
+            self.panel.say(f"The run was stopped, since its layers were removed.{later}")
+            return
         if ended is None:
             self.panel.say("The run was stopped before there was a result.")
             return
@@ -242,9 +246,6 @@ class RestoreWidget(RunWidget):
                 self._viewer.add_layer(Layer.create(*entry))
             self.panel.say("The kernel is found. Planes are computed as you look at them.")
             self.panel.tell(*facts["notes"])
-            return
-        if self._live.gone:
-            self.panel.say("The run was stopped, since its layers were removed.")
             return
         self._live.finish(ended.layers)
         self.panel.add_residuals(ended.residuals)

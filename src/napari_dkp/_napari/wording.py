@@ -62,8 +62,8 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "volume": Entry(
             "Volume",
-            "Restore Z together with Y and X, under a kernel of three axes, by Richardson–Lucy. "
-            "Otherwise plane by plane.",
+            "Restore Z together with Y and X, under a kernel of three axes. Otherwise plane by "
+            "plane.",
         ),
         "method": Entry(
             "Method",

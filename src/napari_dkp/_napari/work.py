@@ -33,6 +33,7 @@ class Work:
         self.name = name
         self._device = device
         self._stop = Event()
+        self._left = False
         self._goes_on = Event()
         self._goes_on.set()
         # What is large lives in this generator alone: napari keeps every worker it ever had.
@@ -52,6 +53,15 @@ class Work:
         """End the run after its present step; what it has reached is its result."""
         self._stop.set()
         self._goes_on.set()
+
+    def leave(self) -> None:
+        """End the run after its present step, where nobody has asked for what it has reached.
+
+        What lies in a file is then left for another run to go on with.
+        """
+        if not self._stop.is_set():
+            self._left = True
+        self.stop()
 
     def pause(self) -> None:
         """Wait after the present step until the run is resumed or stopped."""
@@ -97,6 +107,11 @@ class UnderWay:
         """End what is under way, if anything is."""
         if self.job is not None:
             self.job.stop()
+
+    def leave(self, _: Any = None) -> None:
+        """End what is under way, if anything is, where nobody is there for its result."""
+        if self.job is not None:
+            self.job.leave()
 
 
 def explain(error: Exception, device: str) -> str:

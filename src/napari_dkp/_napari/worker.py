@@ -37,7 +37,7 @@ class _Worker(GeneratorWorker[Any, None, Any]):
     def quit(self) -> None:
         """End at the next yield, which a job that is paused has to come to first."""
         super().quit()
-        self._job.resume()
+        self._job.leave()
 
 
 _active: Work | None = None

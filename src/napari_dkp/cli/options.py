@@ -251,11 +251,13 @@ def _numbers(name: str, text: str | None, kind: type) -> dict[str, float | str] 
     by_name = dict(part.split("=", 1) for part in parts[len(in_order) :] if "=" in part)
     try:
         values: dict[str, float | str] = dict(zip(names, map(float, in_order), strict=False))
-        values |= {key: _number_or_word(value) for key, value in by_name.items()}
+        values |= {key.strip(): _number_or_word(value) for key, value in by_name.items()}
     except ValueError:
         values = {}
     if len(values) != len(parts) or not needed <= set(values) <= set(names):
-        raise ValueError(f"{name}: expected {', '.join(names)} as N,N,...; got {text!r}")
+        raise ValueError(
+            f"{name}: expected {', '.join(names)} as N,N,..., then NAME=VALUE,...; got {text!r}"
+        )
     return values
 
 
@@ -263,7 +265,7 @@ def _number_or_word(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text
+        return text.strip()
 
 
 def _overridden(base: Settings, given: dict[str, Any]) -> Settings:

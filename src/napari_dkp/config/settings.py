@@ -48,10 +48,11 @@ class Settings:
     volume : restore Z, Y and X together, under a kernel of three axes; else plane by plane.
     method : image restorer: "dip" fits an untrained network, "diffusion" asks a trained one what
         images look like, "richardson-lucy" counts photons; "auto" takes the last for microscope
-        images and "dip" for others, see `choice`.
+        images and volumes, and "dip" for others, see `choice`.
     kernel_family : family that kernels are sampled from; "auto" takes Airy patterns for microscope
         images and Gaussians for others: data hardly tells a motion from a Gaussian of the same
-        extent, so motion has to be named. Volumes know "gaussian", "widefield" and "confocal".
+        extent, so motion has to be named. Volumes know "gaussian", "widefield" and "confocal";
+        "auto" goes by the optics of all channels, else by the light in the planes.
     kernel_size : taps per axis in HR pixels, odd; None means `default_kernel_size`; for
         microscopes 25, or 31 where the image is enlarged; in volumes up to 31, and no more than
         the volume has pixels.

@@ -65,7 +65,7 @@ class PlaneNote:
     Attributes
     ----------
     index : of the plane.
-    kernel : float32, shape (K, K).
+    kernel : float32, shape (*K,).
     report : without its images; None where there is none.
     residual : the last one.
     steps, seconds : since the plane before it.

@@ -208,6 +208,7 @@ class Stream:
                 writer.fill(index, np.full(writer.layout.plane_shape, np.nan, np.float32))
         io.write_kernel(outputs, kernels, layout.looped + layout.spatial, self.pixel_size)
         record.write(outputs, self._picture)
+        self._notebook.close()  # Windows removes no folder in which a file is open
         for writer in (*maps, self._writer):
             writer.commit()
         paths = {outputs.image, outputs.kernel, outputs.settings, *(each.path for each in maps)}
