@@ -63,7 +63,10 @@ class DIPRestorer:
             light = model.extend(model.upsample(data)) - bounds[0]
             self._start = light.clamp_min(_LEAST_LIGHT).log()
         self._config = config
-        self._precision = precision
+        # oneDNN (of torch 2.13) reads what is not there for gradients of bfloat16 weights, where a
+        # volume has two planes, or comes to one row or column on the way down.
+        wrong = data.device.type == "cpu" and model.ndim == 3 and min(model.domain_shape) < 3
+        self._precision = torch.float32 if wrong else precision
         self._n_steps = n_steps
         self._n_ssim = round(config.ssim_fraction * n_steps)
         self._steps = 0
