@@ -81,6 +81,12 @@ def test_noise_alone_leaves_the_expectation_as_it_was(expected):
     assert found.spread == pytest.approx(expected.spread, rel=0.1)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 40), (1, 40, 1), (2, 2, 2)])
+def test_planes_of_no_width_leave_the_expectation_as_it_was(shape):
+    expected = Cutoff(0.3, 0.4)
+    assert find_cutoff(np.ones(shape), (1, 1), NOISE, expected) == expected
+
+
 def test_the_softness_of_a_scene_is_not_put_down_to_the_optics():
     deviation, off = 0.03, []
     for seed in range(3):

@@ -54,9 +54,12 @@ def find_cutoff(
 
     Returns
     -------
-    Cutoff, mean and standard deviation of the logarithm under the posterior.
+    Cutoff, mean and standard deviation of the logarithm under the posterior; `expected` where fewer
+    than 4 pixels along an axis tell nothing.
     """
     power, count, folding, level = _binned(plane, scale, noise)
+    if len(power) == 0:
+        return expected
     frequency = (torch.arange(_FINE_BINS, dtype=torch.float64) + 0.5) * (_DIAGONAL / _FINE_BINS)
     cutoffs = torch.logspace(math.log10(_LOWEST), math.log10(_HIGHEST), _N_CUTOFFS).double()
     blurs = torch.tensor(_BLURS, dtype=torch.float64)

@@ -19,6 +19,8 @@ def write(
 ) -> None:
     """Replace both files in a folder; each is whole at any time.
 
+    What a process left that died over them goes.
+
     Parameters
     ----------
     folder : of the results.
@@ -35,8 +37,10 @@ def write(
         "files": [outcome.to_dict() for outcome in outcomes],
     }
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    io.write_text(folder / JSON, text)
-    io.write_text(folder / MARKDOWN, _markdown(outcomes, values))
+    with io.Claim(folder / JSON, wait=10):  # another batch may be writing its own
+        for name, content in ((JSON, text), (MARKDOWN, _markdown(outcomes, values))):
+            io.remove_parts(folder / name)
+            io.write_text(folder / name, content)
 
 
 def totals(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -150,8 +150,6 @@ class Batch:
     def __iter__(self) -> Events:
         """Restore what is not yet done."""
         self.outcomes = [Outcome(source=job.source) for job in self.jobs]
-        for name in (account.JSON, account.MARKDOWN):
-            io.remove_parts(self.out / name)
         pace = Pace()
         try:
             for number in range(len(self.jobs)):
@@ -211,7 +209,6 @@ class Batch:
         if self._is_done(job, made_of):
             yield self._ended(number, Outcome.of_record(job.source, job.outputs, "skipped"))
             return
-        io.remove_parts(job.outputs.settings)
         with closing(self._stream(job, picture, settings, made_of)) as stream:
             event = partial(self._event, number, n_planes=stream.run.n_planes)
             notes = [said, stream.choice]
@@ -247,6 +244,8 @@ class Batch:
             return False
         record = io.read_record(job.outputs.settings) or {}
         if same_but_version(record.get("run"), made_of):
+            with suppress(OSError), job.outputs.claim():  # it is done, whoever else looks at it
+                job.outputs.tidy()
             return True
         if not self._overwrite:
             raise FileExistsError(

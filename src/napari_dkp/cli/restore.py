@@ -57,7 +57,6 @@ def restore(
             typer.echo(
                 f"{picture.name} holds {picture.others + 1} images; this is the first.", err=True
             )
-        io.remove_parts(outputs.settings)
         made_of = identity(source, settings, psf)
         with closing(
             Stream(picture, settings, psf, outputs, made_of, overwrite=overwrite)

@@ -5,6 +5,7 @@ knows; `create` makes an image plane by plane, and `write` all files of a restor
 whole or not at all, and nothing is overwritten unasked.
 """
 
+from napari_dkp.io.claim import Claim as Claim
 from napari_dkp.io.creating import begun as begun
 from napari_dkp.io.creating import create as create
 from napari_dkp.io.durable import remove_parts as remove_parts

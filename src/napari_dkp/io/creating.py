@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from napari_dkp.io.claim import Claim
 from napari_dkp.io.durable import explained
 from napari_dkp.io.journal import Journal
 from napari_dkp.io.layout import Layout
 from napari_dkp.io.names import (
     check_free,
     image_in,
-    is_whole,
     is_zarr_name,
     journal_of,
     partial_of,
     remove_partial,
+    tidy,
 )
 from napari_dkp.io.ome_zarr import ZARR_ENDINGS
 from napari_dkp.io.picture import PixelSize
@@ -57,8 +58,8 @@ def create(
 
     Raises
     ------
-    FileExistsError, OSError
-        If the file exists, or cannot be written.
+    FileExistsError, BlockingIOError, OSError
+        If the file exists, another process or thread is writing it, or it cannot be written.
     ValueError
         If the ending names no format, the format does not hold the image, or the partial image to
         go on with is another one.
@@ -70,14 +71,25 @@ def create(
         raise ValueError(
             f"output: expected a name ending in {', '.join(endings)}; got '{path.name}'"
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"output: the folder '{path.parent}' does not exist")
-    folder, image = partial_of(path), image_in(path)
-    is_whole(path)  # which tidies up
-    check_free(path, overwrite=overwrite)
-    kind: type[TiffTarget] | type[ZarrTarget] = ZarrTarget if is_zarr_name(path) else TiffTarget
     header = {"partial": 1, "file": path.name, **layout.to_dict(), "run": run}
     header = json.loads(json.dumps(header))
+    claim = Claim(path)
+    try:
+        tidy(path)
+        check_free(path, overwrite=overwrite)
+        target, journal = _begin(path, layout, header, resume=resume)
+    except BaseException:
+        claim.release()
+        raise
+    return PlaneWriter(path, layout, target, journal, claim, overwrite=overwrite)
+
+
+def _begin(
+    path: Path, layout: Layout, header: dict[str, Any], *, resume: bool
+) -> tuple[TiffTarget | ZarrTarget, Journal]:
+    """Return target and journal of a partial image: one that is there, or a new one."""
+    folder, image = partial_of(path), image_in(path)
+    kind: type[TiffTarget] | type[ZarrTarget] = ZarrTarget if is_zarr_name(path) else TiffTarget
     with explained(path):
         found = Journal.header(journal_of(path)) if resume else None
         if found is not None and image.exists():
@@ -86,8 +98,7 @@ def create(
                     f"output: '{folder.name}' was begun by another run, which differs in "
                     f"{', '.join(_differences(found, header))}; remove it, or begin anew"
                 )
-            journal = Journal(journal_of(path))
-            return PlaneWriter(path, layout, kind(image, layout), journal, overwrite=overwrite)
+            return kind(image, layout), Journal(journal_of(path))
         if folder.exists():
             remove_partial(path)
         folder.mkdir()
@@ -98,8 +109,7 @@ def create(
             remove_partial(path)
             raise
         # The journal comes last: with it, everything else is there.
-        journal = Journal.create(journal_of(path), header)
-        return PlaneWriter(path, layout, target, journal, overwrite=overwrite)
+        return target, Journal.create(journal_of(path), header)
 
 
 def begun(path: Path) -> Mapping[str, Any] | None:

@@ -44,15 +44,14 @@ def journal_of(path: Path) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Tell whether an image is there that no partial one is about to replace.
+    """Tell whether an image is there that no partial one is about to replace."""
+    return path.exists() and not image_in(path).exists()
 
-    What a process left that ended between the last two steps is removed.
-    """
-    if not path.exists() or image_in(path).exists():
-        return False
-    if partial_of(path).exists():
+
+def tidy(path: Path) -> None:
+    """Remove what a process left that ended between the last two steps; claim the image before."""
+    if is_whole(path) and partial_of(path).exists():
         remove_partial(path)
-    return True
 
 
 def remove_partial(path: Path) -> None:

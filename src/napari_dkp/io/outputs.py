@@ -5,14 +5,16 @@ Files appear whole or not at all, and nothing is overwritten unasked.
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_dkp.io.claim import Claim, check_folder
 from napari_dkp.io.creating import create
-from napari_dkp.io.names import is_taken
+from napari_dkp.io.names import is_taken, tidy
 from napari_dkp.io.ome_zarr import ZARR_ENDINGS
 from napari_dkp.io.picture import Picture, PixelSize
 from napari_dkp.io.record import Record
@@ -65,6 +67,22 @@ class Outputs:
         every = (self.image, self.kernel, self.settings, self.residual, self.uncertainty)
         return tuple(path for path in every if path is not None)
 
+    def claim(self) -> Claim:
+        """Keep other runs from writing these files; of the image, its format may be another one.
+
+        Raises
+        ------
+        BlockingIOError, OSError
+            If another run is writing them, or nothing can be written.
+        """
+        return Claim(self.settings, self.image)
+
+    def tidy(self) -> None:
+        """Remove what a process left that died when an image was whole; claim them before."""
+        for path in filter(None, (self.image, self.residual, self.uncertainty)):
+            with suppress(BlockingIOError), Claim(path):
+                tidy(path)
+
     def check(self, n_bytes: int, *, overwrite: bool = False) -> None:
         """Find out before a long run whether its result could be written.
 
@@ -81,10 +99,7 @@ class Outputs:
             If the format does not hold an image of that size.
         """
         folder = self.image.parent
-        if not folder.is_dir():
-            raise FileNotFoundError(f"output: the folder '{folder}' does not exist")
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(f"output: the folder '{folder}' may not be written to")
+        check_folder(folder)
         taken = [path for path in self.paths if is_taken(path, overwrite=overwrite)]
         if taken:
             names = ", ".join(f"'{path}'" for path in taken)

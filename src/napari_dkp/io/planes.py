@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from napari_dkp.io.claim import Claim
 from napari_dkp.io.durable import explained
 from napari_dkp.io.journal import Journal, Span
 from napari_dkp.io.layout import Layout
@@ -44,12 +45,20 @@ class PlaneWriter:
     """
 
     def __init__(
-        self, path: Path, layout: Layout, target: Target, journal: Journal, *, overwrite: bool
+        self,
+        path: Path,
+        layout: Layout,
+        target: Target,
+        journal: Journal,
+        claim: Claim,
+        *,
+        overwrite: bool,
     ) -> None:
         self.path = path
         self.layout = layout
         self._target = target
         self._journal = journal
+        self._claim = claim
         self._overwrite = overwrite
         self._filled: dict[Index, Span] = {}
         self._committed = False
@@ -138,21 +147,29 @@ class PlaneWriter:
         check_free(self.path, overwrite=self._overwrite)
         with explained(self.path):
             self._target.finish(self._journal.planes | self._filled)
-            self.close()
+            self._close_files()
             move_into_place(self.path)
             self._committed = True
             remove_partial(self.path)
+        self._claim.release()
         return self.path
 
     def close(self) -> None:
         """Let go of the partial image, and leave it for `create` to go on with."""
-        self._target.close()
-        self._journal.close()
+        self._close_files()
+        self._claim.release()
 
     def discard(self) -> None:
         """Remove the partial image."""
-        self.close()
-        remove_partial(self.path)
+        self._close_files()
+        try:
+            remove_partial(self.path)
+        finally:
+            self._claim.release()
+
+    def _close_files(self) -> None:
+        self._target.close()
+        self._journal.close()
 
     def __enter__(self) -> "PlaneWriter":
         return self

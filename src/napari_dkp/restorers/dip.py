@@ -61,7 +61,10 @@ class DIPRestorer:
         self._bounds = bounds
         self._start: Tensor | None = None  # logarithm of the light that the image starts from
         self._config = config
-        self._precision = precision
+        # oneDNN (of torch 2.13) reads what is not there for gradients of bfloat16 weights, where a
+        # volume has two planes, or comes to one row or column on the way down.
+        wrong = data.device.type == "cpu" and model.ndim == 3 and min(model.domain_shape) < 3
+        self._precision = torch.float32 if wrong else precision
         self._n_steps = n_steps
         self._n_ssim = round(config.ssim_fraction * n_steps)
         self._steps = 0

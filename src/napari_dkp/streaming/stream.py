@@ -62,7 +62,7 @@ class Stream:
     Raises
     ------
     TypeError, ValueError, OSError
-        If the run cannot be, or nothing can be written.
+        If the run cannot be, another one is writing these files, or nothing can be written.
     """
 
     def __init__(
@@ -75,6 +75,26 @@ class Stream:
         *,
         overwrite: bool = False,
     ) -> None:
+        self._claim = outputs.claim()
+        try:
+            self._begin(picture, settings, kernel, outputs, identity, overwrite=overwrite)
+        except BaseException:
+            self._claim.release()
+            raise
+
+    def _begin(
+        self,
+        picture: io.Picture,
+        settings: Settings,
+        kernel: np.ndarray | None,
+        outputs: io.Outputs,
+        identity: dict[str, Any],
+        *,
+        overwrite: bool,
+    ) -> None:
+        """Find out what is done, and open what is to be written."""
+        io.remove_parts(outputs.settings)
+        outputs.tidy()
         begun = io.begun(outputs.image)
         self._resumed = begun == identity
         if begun is not None and not self._resumed and not overwrite:
@@ -216,9 +236,10 @@ class Stream:
 
     def close(self) -> None:
         """Let go of the files, and leave what is not finished for another process."""
-        for writer in (self._writer, *self._maps.values()):
-            writer.close()
-        self._notebook.close()
+        with self._claim:
+            for writer in (self._writer, *self._maps.values()):
+                writer.close()
+            self._notebook.close()
 
     def abandon(self) -> None:
         """Remove what is begun, unless something is done that another process can go on with."""
@@ -301,8 +322,6 @@ class Stream:
     def _begun_maps(self) -> list[io.PlaneWriter]:
         """Return the writers of residual and uncertainty, also those of an earlier process."""
         paths = [path for path in (self._outputs.residual, self._outputs.uncertainty) if path]
-        for path in paths:
-            io.is_whole(path)  # which tidies up
         return [self._map(path) for path in paths if io.begun(path) == self._identity]
 
     def _found(self) -> set[Index]:
