@@ -259,7 +259,7 @@ def test_interrupt_without_a_result_writes_nothing(cells, tmp_path, monkeypatch,
     monkeypatch.setattr(stream, "Run", interrupting(after, times))
     result = invoke("restore", cells, tmp_path / "out.tif", *QUICK)
     assert result.exit_code == 130
-    assert "Stopped before there was a result" in result.stderr
+    assert "Stopped before the result was complete" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["cells.tif"]
 
 

@@ -9,7 +9,7 @@ from napari_dkp.mendable import sentence
 
 
 @contextmanager
-def one_sentence(stopped: str = "Stopped before there was a result.") -> Iterator[None]:
+def one_sentence(stopped: str = "Stopped before the result was complete.") -> Iterator[None]:
     """Print what a user can mend as one sentence; leave bugs their traceback.
 
     Parameters

@@ -42,7 +42,7 @@ class Claim:
         except Timeout:
             raise BlockingIOError(
                 f"output: another run is writing '{result or path}'; wait until it has ended, or "
-                "choose another name"
+                "choose another name or folder"
             ) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
