@@ -261,8 +261,8 @@ _N_STEPS = 3  # of .4, .2 and .1
 # Waves of defocus per plane, in units of the cut-off in cycles per pixel: for Z steps of half a
 # pixel to some, and numerical apertures from low to high.
 _DEFOCUS_SHARES = (0.15, 0.3, 0.6, 1.2)
-# Logarithms of the least and the greatest axial and lateral parameter.
 _LEAST_CUTOFF = 0.05
+# Logarithms of the least and the greatest axial and lateral parameter.
 _WIDTHS = ((math.log(0.2), math.log(20.0)), (math.log(0.2), math.log(10.0)))
 _LENSES = ((math.log(LEAST_DEFOCUS), math.log(MOST_DEFOCUS)), (math.log(_LEAST_CUTOFF), 0.0))
 # Of the logarithm of a defocus that follows from stated optics: it goes with the square of the

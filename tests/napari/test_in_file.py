@@ -9,6 +9,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+from at_once import events
 from napari.layers import Image, Layer
 from qtpy.QtWidgets import QFileDialog
 
@@ -47,19 +48,6 @@ def make_job(monkeypatch):
         return Job(source, chosen, PSF, out)
 
     return make
-
-
-def events(made: Job):
-    steps = made.events()
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            yield end.value
-            return
-        if isinstance(event, Drawing):
-            made.drawn()
-        yield event
 
 
 # What comes out

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from at_once import events
 from napari.layers import Image, Layer
 
 import napari_dkp as dkp
@@ -25,20 +26,6 @@ def restored(layer, **options):
 
 def world(layer, *pixel):
     return np.array(layer.data_to_world(pixel))
-
-
-def events(made):
-    """Run a job in this thread, as if all was drawn at once."""
-    steps = made.events()
-    while True:
-        try:
-            event = next(steps)
-        except StopIteration as end:
-            yield end.value
-            return
-        if isinstance(event, Drawing):
-            made.drawn(made._shown)
-        yield event
 
 
 @pytest.fixture

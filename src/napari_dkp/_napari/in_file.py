@@ -15,7 +15,7 @@ import numpy as np
 from napari_dkp import io
 from napari_dkp._napari.as_picture import as_picture
 from napari_dkp._napari.opened import in_planes
-from napari_dkp._napari.place import blank_of, drawn
+from napari_dkp._napari.place import blank_of, shape_and_type
 from napari_dkp._napari.source import Source
 from napari_dkp._napari.stored import ByPlanes, Growing, Stored, displayed
 from napari_dkp.config import Settings
@@ -65,7 +65,7 @@ class InFile:
             self.notes += (f"{self.before} of {self.run.n_planes} planes were done before.",)
         self.maps: dict[str, Any] = {}
         self._scales = self.run.settings.scales(len(source.spatial))
-        self._shape, self._dtype = drawn(source, self.run.settings)
+        self._shape, self._dtype = shape_and_type(source, self.run.settings)
         # The layer has this, but not the run, whose memory may go before the layer does.
         self._growing = Growing(
             source,

@@ -8,7 +8,7 @@ import numpy as np
 
 from napari_dkp._napari.job import Ended
 from napari_dkp._napari.layers import result_layers
-from napari_dkp._napari.place import drawn
+from napari_dkp._napari.place import shape_and_type
 from napari_dkp._napari.progress import Watch
 from napari_dkp._napari.source import Source
 from napari_dkp._napari.work import Work
@@ -66,7 +66,7 @@ class LazyJob(Work):
             if self.is_ending:
                 return None
         if source.rgb:
-            dtype = drawn(source, settings)[1]
+            dtype = shape_and_type(source, settings)[1]
             colours = _Colours(source, settings.scales(len(source.spatial)))
             image = da.map_blocks(
                 colours, image, dtype=dtype, meta=np.empty((0,) * image.ndim, dtype)

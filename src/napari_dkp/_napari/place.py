@@ -78,7 +78,7 @@ class InMemory:
         self.notes: tuple[str, ...] = ()
         self.before = 0
         self.maps: dict[str, Any] = {}
-        self._shape, dtype = drawn(source, self.run.settings)
+        self._shape, dtype = shape_and_type(source, self.run.settings)
         self.image = self._canvas(self._shape, dtype)
 
     def states(self) -> "States":
@@ -133,7 +133,7 @@ def place_of(
     return InFile(source, settings, kernel, out)
 
 
-def drawn(source: Source, settings: Settings) -> tuple[tuple[int, ...], np.dtype]:
+def shape_and_type(source: Source, settings: Settings) -> tuple[tuple[int, ...], np.dtype]:
     """Return shape and type of a result as napari draws it."""
     shape = enlarged(source, source.shape, settings.scales(len(source.spatial)))
     if not source.rgb:

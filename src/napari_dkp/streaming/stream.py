@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -75,75 +75,60 @@ class Stream:
         *,
         overwrite: bool = False,
     ) -> None:
-        self._claim = outputs.claim()
-        try:
-            self._begin(picture, settings, kernel, outputs, identity, overwrite=overwrite)
-        except BaseException:
-            self._claim.release()
-            raise
-
-    def _begin(
-        self,
-        picture: io.Picture,
-        settings: Settings,
-        kernel: np.ndarray | None,
-        outputs: io.Outputs,
-        identity: dict[str, Any],
-        *,
-        overwrite: bool,
-    ) -> None:
-        """Find out what is done, and open what is to be written."""
-        io.remove_parts(outputs.settings)
-        outputs.tidy()
-        begun = io.begun(outputs.image)
-        self._resumed = begun == identity
-        if begun is not None and not self._resumed and not overwrite:
-            raise ValueError(
-                f"output: '{outputs.image.name}' was begun from another input, with other settings "
-                "or by another version; repeat that, or pass --overwrite"
+        with ExitStack() as undo:
+            self._claim = outputs.claim()
+            undo.callback(self._claim.release)
+            io.remove_parts(outputs.settings)
+            outputs.tidy()
+            begun = io.begun(outputs.image)
+            self._resumed = begun == identity
+            if begun is not None and not self._resumed and not overwrite:
+                raise ValueError(
+                    f"output: '{outputs.image.name}' was begun from another input, with other "
+                    "settings or by another version; repeat that, or pass --overwrite"
+                )
+            if not self._resumed:
+                enlarged = math.prod(settings.spatial_scales.values())
+                n_bytes = 4 * math.prod(picture.image.shape) * enlarged
+                outputs.check(n_bytes, overwrite=overwrite)
+            folder = io.partial_of(outputs.image)
+            found = Notebook.findings(folder) if self._resumed else None
+            self.run = Run(
+                picture.image, _as_before(found, picture) or settings, kernel, keep=False
             )
-        if not self._resumed:
-            enlarged = math.prod(settings.spatial_scales.values())
-            n_bytes = 4 * math.prod(picture.image.shape) * enlarged
-            outputs.check(n_bytes, overwrite=overwrite)
-        folder = io.partial_of(outputs.image)
-        found = Notebook.findings(folder) if self._resumed else None
-        self.run = Run(picture.image, _as_before(found, picture) or settings, kernel, keep=False)
-        self._began_whole = found is not None and found.settings.tile is None
-        self.choice = found.choice if found else self.run.choice
-        self._picture = picture
-        self._known_kernel = kernel is not None
-        self._outputs = outputs
-        self._identity = identity
-        self._notes = found.notes if found else ()
-        if found:
-            self.run.plans = dict(found.plans)
-            if found.device != str(self.run.device):
-                self._notes += (f"Begun on {found.device}, gone on with on {self.run.device}.",)
-        self._axes = self.run.layout.axes
-        scales = tuple(self.run.settings.spatial_scales.values())
-        self.pixel_size = picture.pixel_size.enlarged(scales)
-        self._writer = io.create(
-            outputs.image,
-            shape=self.run.shape,
-            axes=self._axes,
-            pixel_size=self.pixel_size,
-            channels=picture.channels,
-            run=identity,
-            resume=self._resumed,
-            overwrite=overwrite,
-        )
-        self._maps: dict[Path, io.PlaneWriter] = {}
-        try:
+            self._began_whole = found is not None and found.settings.tile is None
+            self.choice = found.choice if found else self.run.choice
+            self._picture = picture
+            self._known_kernel = kernel is not None
+            self._outputs = outputs
+            self._identity = identity
+            self._notes = found.notes if found else ()
+            if found:
+                self.run.plans = dict(found.plans)
+                if found.device != str(self.run.device):
+                    self._notes += (f"Begun on {found.device}, gone on with on {self.run.device}.",)
+            self._axes = self.run.layout.axes
+            scales = tuple(self.run.settings.spatial_scales.values())
+            self.pixel_size = picture.pixel_size.enlarged(scales)
+            self._writer = io.create(
+                outputs.image,
+                shape=self.run.shape,
+                axes=self._axes,
+                pixel_size=self.pixel_size,
+                channels=picture.channels,
+                run=identity,
+                resume=self._resumed,
+                overwrite=overwrite,
+            )
+            undo.callback(self._writer.close)
+            self._maps: dict[Path, io.PlaneWriter] = {}
             self._notebook = Notebook(self._writer.folder)
             self._keep_findings()
-        except BaseException:
-            self._writer.close()
-            raise
-        self.finished = self._found()
-        self.before = len(self.finished)
-        self._stopped: tuple[State[np.ndarray], int, float] | None = None
-        self._rest: dict[Index, PlaneNote] = {}
+            self.finished = self._found()
+            self.before = len(self.finished)
+            self._stopped: tuple[State[np.ndarray], int, float] | None = None
+            self._rest: dict[Index, PlaneNote] = {}
+            undo.pop_all()  # from here on it is for `close`
 
     @property
     def done(self) -> int:
