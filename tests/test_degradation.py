@@ -217,6 +217,20 @@ def test_gram_misfit_is_the_misfit_of_the_forward_model(model):
 
 
 @every_geometry
+def test_the_slope_of_the_misfit_is_that_of_the_forward_model(model):
+    """But for a change of the kernel's sum, which is fixed."""
+    image, data, (kernel,) = random_image(model, 2), random_data(model, 2), random_kernels(model, 1)
+    kernel.requires_grad_()
+    expected = (model.forward(image, kernel) - data).square().mean()
+    expected.backward()
+    misfit, slope = model.statistics(image, data).misfit_and_slope(kernel.detach())
+    torch.testing.assert_close(misfit, expected.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        slope - slope.mean(), kernel.grad - kernel.grad.mean(), rtol=1e-9, atol=1e-12
+    )
+
+
+@every_geometry
 @pytest.mark.parametrize("sites", [None, 6])
 def test_a_weighted_gram_misfit_is_that_of_the_weighted_residual(model, sites):
     image, data, kernels = random_image(model, 2), random_data(model, 2), random_kernels(model, 3)

@@ -228,12 +228,15 @@ class Degradation:
             axes = tuple(axis for axis, n in enumerate(self.lr_shape, start=1) if n > 2)
             image = _laplacian(image, axes, (1, *self.scale))
             data = _laplacian(data, axes, (1,) * (1 + self.ndim))
-        for axis, (taps, s) in enumerate(zip(self.kernel_shape, self.scale, strict=True)):
-            image = image.unfold(1 + axis, taps, s * thin)
         lattice = (slice(None, None, thin),) * self.ndim
+        data = data[:, *lattice]
+        mean = data.mean()
+        data, patches = data - mean, image - mean
+        for axis, (taps, s) in enumerate(zip(self.kernel_shape, self.scale, strict=True)):
+            patches = patches.unfold(1 + axis, taps, s * thin)
         if weights is not None:
             weights = weights.reshape(-1, *self.lr_shape)[:, *lattice]
-        return GramStatistics.accumulate(image, data[:, *lattice], self.kernel_shape, weights)
+        return GramStatistics.accumulate(patches, data, self.kernel_shape, weights)
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -343,32 +346,31 @@ class GramStatistics:
         Parameters
         ----------
         patches : strided view, shape (C, *sites, *kernel_shape), in correlation orientation.
-        data : shape (C, *sites).
+        data : shape (C, *sites); its mean is off both.
         weights : of each squared residual, same shape; None for ones.
         """
         taps = int(np.prod(kernel_shape))
         double = float64_device(data.device)  # the statistics are small, wherever they are summed
         gram = torch.zeros(taps, taps, dtype=torch.float64, device=double)
         cross = torch.zeros(taps, dtype=torch.float64, device=double)
-        mean = data.mean()
-        data = data - mean
-        rows_per_slab = max(1, _SLAB_VALUES // max(1, taps * data[0, 0].numel()))
-        for channel in range(data.shape[0]):
-            slabs = patches[channel].split(rows_per_slab)
-            shares: Iterable[Tensor | None] = repeat(None, len(slabs))
-            if weights is not None:
-                shares = weights[channel].split(rows_per_slab)
-            for slab, values, share in zip(
-                slabs, data[channel].split(rows_per_slab), shares, strict=True
-            ):
-                rows, values = slab.reshape(-1, taps) - mean, values.reshape(-1)
-                weighted = rows
-                if share is not None:
-                    counted = share.reshape(-1).nonzero()[:, 0]
-                    rows, values = rows[counted], values[counted]
-                    weighted = share.reshape(-1, 1)[counted] * rows
-                gram += (rows.T @ weighted).to(double, torch.float64)
-                cross += (values @ weighted).to(double, torch.float64)
+        slab_rows = max(1, _SLAB_VALUES // max(1, taps * data[:, 0].numel()))
+        slabs = patches.split(slab_rows, 1)
+        shares: Iterable[Tensor | None] = repeat(None, len(slabs))
+        if weights is not None:
+            shares = weights.split(slab_rows, 1)
+        for slab, values, share in zip(slabs, data.split(slab_rows, 1), shares, strict=True):
+            rows, values = slab.reshape(-1, taps), values.reshape(-1)
+            weighted = rows
+            if share is not None:
+                counted = share.reshape(-1).nonzero()[:, 0]
+                rows, values = rows[counted], values[counted]
+                weighted = share.reshape(-1, 1)[counted] * rows
+            cross += (values @ weighted).to(double, torch.float64)
+            # G is symmetric: of every strip of rows, what lies right of the diagonal.
+            for first in range(0, taps, _STRIP):
+                strip = rows[:, first : first + _STRIP].T @ weighted[:, first:]
+                gram[first : first + _STRIP, first:] += strip.to(double, torch.float64)
+        gram = gram.triu() + gram.triu(1).T
         squares = data.to(double, torch.float64).square()
         energy = (squares if weights is None else weights.to(squares) * squares).sum()
         # Convolution weights the patch in reverse order.
@@ -390,13 +392,26 @@ class GramStatistics:
         ----------
         kernels : shape (N, *kernel_shape), each of sum 1.
         """
-        flat = kernels.reshape(kernels.shape[0], -1).to(self.gram)
-        quadratic = ((flat @ self.gram) * flat).sum(1) - 2 * (flat @ self.cross) + self.energy
-        return quadratic.clamp_min(0) / self.count
+        flat = kernels.flatten(1)
+        # Expanded about their mean: what they differ by from it is small and bears float32.
+        mean = flat.mean(0)
+        misfit, slope = self.misfit_and_slope(mean)
+        apart = flat - mean
+        change = torch.addmm(slope.to(flat), apart, self.gram.to(flat), alpha=1 / self.count)
+        return (misfit + (change * apart).sum(1).to(misfit)).clamp_min(0)
+
+    def misfit_and_slope(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean squared residual of a kernel and its gradient, float64, shape (*K,)."""
+        flat = kernel.flatten().to(self.gram)
+        pull = self.gram @ flat - self.cross
+        misfit = ((pull - self.cross) @ flat + self.energy).clamp_min(0) / self.count
+        return misfit, (2 / self.count) * pull.reshape(kernel.shape)
 
 
 # Float32 values in one slab of patches: 32 MiB.
 _SLAB_VALUES = 8 * 1024 * 1024
+# Rows of G that are computed at once.
+_STRIP = 64
 
 
 def degrade(
