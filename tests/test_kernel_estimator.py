@@ -1,10 +1,12 @@
 """The kernel network: what it hands out, what pulls it, and that it can leave the families."""
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from napari_dkp import kernel_prior
 from napari_dkp.config import PKEConfig, RKSConfig
@@ -12,9 +14,9 @@ from napari_dkp.degradation import Degradation, GramStatistics
 from napari_dkp.families import families
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
-from napari_dkp.kernels import gaussian, trajectory
+from napari_dkp.kernels import fix_centroid, gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
-from napari_dkp.randomness import make_generator
+from napari_dkp.randomness import initialise, make_generator
 
 MODEL = Degradation((26, 26), (2, 2), (15, 15))
 CPU = torch.device("cpu")
@@ -124,6 +126,52 @@ def test_data_pull_the_kernel_off_a_wrong_prior():
     assert misfits[1] < 0.2 * misfits[0]
 
 
+class WholeNetwork:
+    """The network as it is published: z goes through every layer, autograd finds the gradients."""
+
+    def __init__(self, seed: int, config: PKEConfig) -> None:
+        self.config = config
+        generator = make_generator(seed)
+        self.noise = 0.1 * torch.rand(200, generator=generator)
+        widths = [200, *config.hidden, 15 * 15]
+        layers = [nn.Linear(*fan) for fan in pairwise(widths)]
+        modules = [module for layer in layers for module in (layer, nn.ReLU6())][:-1]
+        self.network = nn.Sequential(*modules)
+        initialise(self.network, generator)
+        self.optimiser = torch.optim.Adam(self.network.parameters(), config.learning_rate)
+
+    def kernel(self) -> torch.Tensor:
+        flat = torch.softmax(self.network(self.noise), 0)
+        return fix_centroid(flat.reshape(1, *MODEL.kernel_shape), MODEL.kernel_centre)[0]
+
+    def step(self, target: torch.Tensor, data: GramStatistics) -> torch.Tensor:
+        for _ in range(self.config.steps):
+            kernel = self.kernel()
+            if self.config.distance == "squared":
+                distance = (kernel - target).square().sum() / target.square().sum()
+            else:
+                distance = (target * (target.log() - kernel.log())).sum()
+            misfit = data.misfit(kernel[None])[0].float()
+            self.optimiser.zero_grad()
+            (distance + self.config.data_weight * torch.log(misfit + 1e-8)).backward()
+            self.optimiser.step()
+        return self.kernel().detach()
+
+
+@pytest.mark.parametrize("hidden", [(), (60,), (50, 40)])
+@pytest.mark.parametrize("distance", ["entropy", "squared"])
+def test_the_estimator_follows_the_whole_network(hidden, distance):
+    """Though it holds the first layer's outputs only, and gradients are in closed form."""
+    config = PKEConfig(hidden=hidden, distance=distance)
+    lean, whole = estimator(hidden=hidden, distance=distance), WholeNetwork(0, config)
+    target, data = isotropic(2.0), statistics(shaken())
+    torch.testing.assert_close(lean.kernel(), whole.kernel().detach(), rtol=1e-4, atol=1e-7)
+    for _ in range(12):
+        found, expected = lean.step(target, data), whole.step(target, data)
+        assert (found - expected).norm() < 1e-3 * expected.norm()
+    assert (found - isotropic(100.0)).norm() > 0.1 * expected.norm()
+
+
 def test_a_step_returns_the_kernel_it_arrived_at():
     pke = estimator()
     assert torch.equal(pke.step(isotropic(3.0), statistics(shaken())), pke.kernel())
@@ -184,8 +232,8 @@ class Recorder:
         self.sampled: list[GramStatistics] = []
         self.estimated: list[GramStatistics] = []
 
-    def draw(self) -> torch.Tensor:
-        return isotropic(1.0)
+    def draw(self, count: int) -> torch.Tensor:
+        return torch.stack([isotropic(1.0)] * count)
 
     def warm_up_step(self, target: torch.Tensor) -> None:
         self.warm_ups += 1

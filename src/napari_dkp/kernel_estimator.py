@@ -8,13 +8,14 @@ families; the data may take it out of them.
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from napari_dkp.config import PKEConfig
 from napari_dkp.degradation import Degradation, GramStatistics
-from napari_dkp.kernels import fix_centroid
+from napari_dkp.kernels import CentredSoftmax
 from napari_dkp.randomness import initialise
 
 
@@ -34,27 +35,30 @@ class KernelEstimator:
     ) -> None:
         self._config = config
         self._shape = model.kernel_shape
-        self._centre = model.kernel_centre
-        self._noise = (0.1 * torch.rand(_NOISE_LENGTH, generator=generator)).to(device)
-        widths = [_NOISE_LENGTH, *config.hidden]
-        layers: list[nn.Module] = []
+        noise = 0.1 * torch.rand(_NOISE_LENGTH, generator=generator)
+        widths = [_NOISE_LENGTH, *config.hidden, math.prod(self._shape)]
         with torch.random.fork_rng(devices=[]):
-            for fan_in, fan_out in pairwise(widths):
-                layers += [nn.Linear(fan_in, fan_out), nn.ReLU6()]
-            layers.append(nn.Linear(widths[-1], math.prod(self._shape)))
-        self._network = nn.Sequential(*layers)
-        initialise(self._network, generator)
-        self._network.to(device)
-        self._optimiser = torch.optim.Adam(
-            self._network.parameters(), config.learning_rate, fused=device.type != "mps"
-        )
+            first, *others = (nn.Linear(*fan) for fan in pairwise(widths))
+        initialise(nn.Sequential(first, *others), generator)
+        # Of z, which is fixed, the first layer makes a vector W z + b. Adam moves all weights of a
+        # unit alike, and the vector thus 1 + Σ z times as far as b: it is a parameter by itself.
+        self._first = nn.Parameter(first(noise).detach().to(device))
+        layers = (module for layer in others for module in (nn.ReLU6(), layer))
+        self._layers = nn.Sequential(*layers).to(device)
+        rate = config.learning_rate
+        groups: list[dict[str, Any]] = [
+            {"params": [self._first], "lr": rate * (1 + noise.sum().item())},
+            {"params": list(self._layers.parameters())},
+        ]
+        self._optimiser = torch.optim.Adam(groups, rate, fused=device.type != "mps")
+        self._softmax = CentredSoftmax(self._shape, model.kernel_centre, self._first)
+        self._tilt: Tensor | None = None
+        self._update()
 
-    @torch.enable_grad()
     def warm_up_step(self, kernel: Tensor) -> None:
         """Move towards a random kernel, before any image is looked at."""
-        self._descend(self._distance(self._kernel(), kernel))
+        self._descend(self._slope(kernel))
 
-    @torch.enable_grad()
     def step(self, prior: Tensor, statistics: GramStatistics) -> Tensor:
         """Do the Langevin steps of one outer iteration; return the kernel, shape (*K,).
 
@@ -64,39 +68,47 @@ class KernelEstimator:
         statistics : of the latest image.
         """
         for _ in range(self._config.steps):
-            kernel = self._kernel()
             # Eq. 10 as a log-likelihood with the noise variance maximised out, per sample: the
             # pull is the same for every intensity scale and does not fade where the prior fails.
-            data = torch.log(statistics.misfit(kernel[None])[0] + _FLOOR).to(kernel)
-            loss = self._distance(kernel, prior) + self._config.data_weight * data  # eqs. 11-12
-            self._descend(loss)
+            misfit, slope = statistics.misfit_and_slope(self.kernel())
+            data = (slope / (misfit + _FLOOR)).to(prior)
+            self._descend(self._slope(prior) + self._config.data_weight * data)  # eqs. 11-12
         return self.kernel()
 
-    @torch.no_grad()
     def kernel(self) -> Tensor:
         """Return the current kernel G_k(z; φ), shape (*K,)."""
-        return self._kernel()
+        return self._kernel.reshape(self._shape)
 
-    def _kernel(self) -> Tensor:
-        flat = torch.softmax(self._network(self._noise), 0)
-        return fix_centroid(flat.reshape(1, *self._shape), self._centre)[0]
+    def _slope(self, target: Tensor) -> Tensor:
+        """Return the gradient, by the kernel, of the distance to the prior (eq. 11).
 
-    def _distance(self, kernel: Tensor, target: Tensor) -> Tensor:
-        """Return the distance to the prior (eq. 11): squared as published, or relative entropy.
-
-        The squared distance hardly sees a pedestal, a little mass spread over many taps.
+        That is squared, as published, or relative entropy, Σ t log(t / k). The squared distance
+        hardly sees a pedestal, a little mass spread over many taps.
         """
+        kernel = self.kernel()
         if self._config.distance == "squared":
-            return (kernel - target).square().sum() / target.square().sum()
-        surprise = -torch.log(kernel.clamp_min(_FLOOR))
-        return (torch.xlogy(target, target) + target * surprise).sum()
+            return 2 * (kernel - target) / target.square().sum()
+        return torch.where(kernel > _FLOOR, -target / kernel, 0)
 
-    def _descend(self, loss: Tensor) -> None:
+    @torch.enable_grad()
+    def _descend(self, slope: Tensor) -> None:
+        """Do one step of Adam down the gradient of a loss by the kernel, shape (*K,)."""
+        gradient = self._softmax.gradient(self._kernel, slope.reshape(1, -1))
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self._layers(self._first).backward(gradient[0])
         self._optimiser.step()
+        self._update()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        logits = self._layers(self._first)[None]
+        # A step of Adam hardly moves the centroid, and one of Newton's puts it back.
+        steps = 6 if self._tilt is None else 1
+        self._tilt = self._softmax.tilt(logits, self._tilt, steps)
+        self._kernel = self._softmax(logits, self._tilt)
 
 
 _NOISE_LENGTH = 200
-# Keeps the logarithm finite where a kernel fits exactly, in normalised intensity squared.
+# Keeps logarithms finite: of the misfit where a kernel fits exactly, in normalised intensity
+# squared, and of a tap that holds nothing.
 _FLOOR = 1e-8

@@ -21,7 +21,7 @@ def gaussian(covariance: Tensor, shape: Shape, centre: Centre) -> Tensor:
     offsets = _offsets(shape, centre, covariance)
     precision = torch.linalg.inv(covariance)
     exponent = -0.5 * precision.flatten(1) @ _products(offsets).T  # uᵀ Σ⁻¹ u, all in one product
-    return _finish(torch.softmax(exponent, 1), shape, centre)
+    return _centred(exponent, shape, centre, steps=3)
 
 
 def covariance(kernels: Tensor, centre: Centre) -> Tensor:
@@ -29,7 +29,7 @@ def covariance(kernels: Tensor, centre: Centre) -> Tensor:
     shape = tuple(kernels.shape[1:])
     offsets = _offsets(shape, centre, kernels)
     flat = kernels.flatten(1) / kernels.flatten(1).sum(1, keepdim=True)
-    return _covariance(flat, flat @ offsets, _products(offsets))
+    return _covariance(flat @ offsets, flat @ _products(offsets))
 
 
 def line(length: Tensor, angle: Tensor, width: Tensor, shape: Shape, centre: Centre) -> Tensor:
@@ -74,40 +74,77 @@ def trajectory(path: Tensor, width: Tensor, shape: Shape, centre: Centre) -> Ten
 def fix_centroid(kernels: Tensor, centre: Centre, steps: int = 6) -> Tensor:
     """Return the kernels nearest in relative entropy whose centroid is `centre`.
 
-    The minimiser of KL(k' ‖ k) under a fixed mean is the exponential tilt k' ∝ k exp(λᵀu); λ is
-    found by Newton's method on a convex function. Values stay non-negative, sums stay 1, nothing is
-    interpolated.
+    Values stay non-negative, sums stay 1, nothing is interpolated; see `CentredSoftmax`.
 
     Parameters
     ----------
     kernels : shape (N, *shape), each of sum 1.
+    steps : of Newton's method.
     """
-    shape = tuple(kernels.shape[1:])
-    offsets = _offsets(shape, centre, kernels)
-    products = _products(offsets)
-    flat = kernels.flatten(1)
-    tilt = flat.new_zeros(len(flat), len(shape))
-    with torch.no_grad():
+    # Rounding may have left values below zero.
+    return _centred(kernels.flatten(1).clamp_min(0).log(), tuple(kernels.shape[1:]), centre, steps)
+
+
+class CentredSoftmax:
+    """The softmax, tilted to a given centroid: kernels k ∝ exp(a + λᵀu) of logits a.
+
+    Under a fixed mean, the minimiser of KL(k ‖ softmax(a)) is this exponential tilt; λ is found by
+    Newton's method on a convex function.
+
+    Parameters
+    ----------
+    shape, centre : taps per axis, and the centroid.
+    like : a tensor of the device and dtype to compute with.
+    """
+
+    def __init__(self, shape: Shape, centre: Centre, like: Tensor) -> None:
+        self._offsets = _offsets(shape, centre, like)
+        self._moments = torch.cat([self._offsets, _products(self._offsets)], 1).T.contiguous()
+        self._ridge = _RIDGE * torch.eye(len(shape), device=like.device, dtype=like.dtype)
+
+    def __call__(self, logits: Tensor, tilt: Tensor) -> Tensor:
+        """Return kernels, shape (N, taps), under given tilts."""
+        return torch.addmm(logits, tilt, self._offsets.T).softmax(1)
+
+    def tilt(self, logits: Tensor, start: Tensor | None = None, steps: int = 6) -> Tensor:
+        """Return the tilts λ, shape (N, d), that put the centroids in place.
+
+        Parameters
+        ----------
+        logits : shape (N, taps).
+        start : near them; None for none.
+        steps : of Newton's method.
+        """
+        tilt = logits.new_zeros(len(logits), len(self._ridge)) if start is None else start
         for _ in range(steps):
-            step = _newton_step(flat, offsets, products, tilt)
+            mean, inverse = self._spread(self(logits, tilt))
+            step = (inverse @ mean[:, :, None])[..., 0]
             tilt = (tilt - step.clamp(-_MAX_TILT_STEP, _MAX_TILT_STEP)).clamp(-_MAX_TILT, _MAX_TILT)
-    if kernels.requires_grad:
-        # At the solution this step is zero, but its gradient is that of the solution (implicit
-        # function theorem); without it, a loss would push kernels against their fixed centroid.
-        tilt = tilt - _newton_step(flat, offsets, products, tilt)
-    return _tilted(flat, offsets, tilt).reshape(kernels.shape)
+        return tilt
 
+    def gradient(self, kernels: Tensor, slope: Tensor) -> Tensor:
+        """Return the gradient of a loss by the logits, tilts following them.
 
-def _newton_step(flat: Tensor, offsets: Tensor, products: Tensor, tilt: Tensor) -> Tensor:
-    """Return Cov⁻¹ E[u] under the tilted kernels; differentiable in E[u] only."""
-    weights = _tilted(flat, offsets, tilt)
-    mean = weights @ offsets
-    with torch.no_grad():
-        spread = _covariance(weights, mean, products)
-        spread = spread + _RIDGE * torch.eye(offsets.shape[1], device=flat.device, dtype=flat.dtype)
-        inverse = torch.linalg.inv_ex(spread).inverse  # without a look at the host
-    step: Tensor = (inverse @ mean[:, :, None])[..., 0]
-    return step
+        It is k times what a regression of the slope on the taps' positions, weighted by k, leaves:
+        a loss does not push kernels against their sum and centroid, which are fixed.
+
+        Parameters
+        ----------
+        kernels : shape (N, taps), centroids in place.
+        slope : gradient of the loss by the kernels, same shape.
+        """
+        pull = kernels * slope
+        pull = pull - kernels * pull.sum(1, keepdim=True)
+        _, inverse = self._spread(kernels)
+        trend = inverse @ (pull @ self._offsets)[:, :, None]
+        return pull - kernels * (trend[..., 0] @ self._offsets.T)
+
+    def _spread(self, kernels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return E[u] and Cov[u]⁻¹ under kernels, shapes (N, d) and (N, d, d)."""
+        d = len(self._ridge)
+        mean, second = (kernels @ self._moments.T).split([d, d * d], 1)
+        spread = _covariance(mean, second) + self._ridge
+        return mean, torch.linalg.inv_ex(spread).inverse  # without a look at the host
 
 
 # Pixels squared; keeps the step finite for kernels of a single tap, which no tilt can move.
@@ -117,10 +154,10 @@ _MAX_TILT = 3.0
 _MAX_TILT_STEP = 0.5
 
 
-def _covariance(weights: Tensor, mean: Tensor, products: Tensor) -> Tensor:
-    """Return E[u uᵀ] - E[u] E[u]ᵀ under weights (N, taps), shape (N, d, d)."""
-    second: Tensor = (weights @ products).unflatten(1, 2 * mean.shape[1:])
-    return second - mean[:, :, None] * mean[:, None]
+def _covariance(mean: Tensor, second: Tensor) -> Tensor:
+    """Return E[u uᵀ] - E[u] E[u]ᵀ, shape (N, d, d), of moments (N, d) and (N, d²)."""
+    d = mean.shape[1]
+    return second.reshape(-1, d, d) - mean[:, :, None] * mean[:, None]
 
 
 def _offsets(shape: Shape, centre: Centre, like: Tensor) -> Tensor:
@@ -137,10 +174,9 @@ def _products(offsets: Tensor) -> Tensor:
     return (offsets[:, :, None] * offsets[:, None]).flatten(1)
 
 
-def _tilted(flat: Tensor, offsets: Tensor, tilt: Tensor) -> Tensor:
-    exponent = tilt @ offsets.T
-    weights = flat * torch.exp(exponent - exponent.amax(1, keepdim=True))
-    return weights / weights.sum(1, keepdim=True)
+def _centred(logits: Tensor, shape: Shape, centre: Centre, steps: int) -> Tensor:
+    softmax = CentredSoftmax(shape, centre, logits)
+    return softmax(logits, softmax.tilt(logits, steps=steps)).reshape(-1, *shape)
 
 
 def _finish(flat: Tensor, shape: Shape, centre: Centre) -> Tensor:
