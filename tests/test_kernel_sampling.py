@@ -105,7 +105,7 @@ def test_draws_come_from_the_generator_alone(kind, name):
 
     def kernels(seed: int) -> torch.Tensor:
         source = make_sampler(families(name, MODEL, rks), rks, generator(seed), CPU)
-        return torch.stack([source.draw(), *(source.step(statistics) for _ in range(3))])
+        return torch.stack([*source.draw(2), *(source.step(statistics) for _ in range(3))])
 
     before = torch.get_rng_state()
     first = kernels(1)
@@ -119,7 +119,7 @@ def test_draws_come_from_the_generator_alone(kind, name):
 def test_a_sampled_prior_is_a_kernel(kind, name):
     rks = RKSConfig(sampler=kind, particles=64)
     source = make_sampler(families(name, MODEL, rks), rks, generator(), CPU)
-    for kernel in (source.draw(), source.step(observed(true_line()))):
+    for kernel in (*source.draw(2), source.step(observed(true_line()))):
         assert kernel.shape == MODEL.kernel_shape
         assert kernel.min() >= 0
         assert kernel.sum().item() == pytest.approx(1, abs=1e-5)
@@ -129,7 +129,7 @@ def test_the_paper_sampler_draws_from_every_family():
     rks = RKSConfig(**RANGES, sampler="paper")
     members = families("auto", MODEL, rks)
     source = PaperSampler(members, rks, generator(), CPU)
-    drawn = torch.stack([source.draw() for _ in range(60)])
+    drawn = source.draw(60)
     for only in members[:2]:
         points = torch.rand(4000, only.n_parameters, generator=generator(5))
         rendered = only.render(points).flatten(1)
@@ -140,10 +140,10 @@ def test_the_paper_sampler_draws_from_every_family():
 
 def test_smc_draws_from_its_family():
     centre = MODEL.kernel_shape[0] // 2
-    for kernel in (sampler("gaussian", seed).draw() for seed in range(5)):
+    for kernel in sampler("gaussian").draw(5):
         torch.testing.assert_close(kernel, kernel.flip(0, 1))
         assert kernel[centre, centre] == kernel.max()
-    lines = torch.stack([sampler("line", seed).draw() for seed in range(5)])
+    lines = sampler("line").draw(5)
     assert len(torch.unique(lines, dim=0)) == 5
 
 
@@ -153,7 +153,7 @@ def test_paper_sampler_weights_its_draws_by_their_inverse_misfit():
     members = families("gaussian", MODEL, rks)
     data = MODEL.forward(sharp_image(), true_gaussian())
     twin = PaperSampler(members, rks, generator(3), CPU)
-    draws = torch.stack([twin.draw() for _ in range(4)])
+    draws = twin.draw(4)
     errors = torch.stack(
         [(MODEL.forward(sharp_image(), kernel) - data).square().sum() for kernel in draws]
     )

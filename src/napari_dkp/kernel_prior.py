@@ -65,9 +65,9 @@ class DynamicKernelPrior:
         Before the first image the estimator warms up on random kernels.
         """
         if image is None:
-            if self._images == 0:
-                for _ in range(self._warm_up):
-                    self._estimator.warm_up_step(self._sampler.draw())
+            if self._images == 0 and self._warm_up:
+                for kernel in self._sampler.draw(self._warm_up):
+                    self._estimator.warm_up_step(kernel)
             self._images += 1
             return self._estimator.kernel().to(self._data)
         statistics = self._model.statistics(

@@ -18,8 +18,8 @@ from napari_dkp.families import KernelFamily
 class KernelSampler(Protocol):
     """Proposes the prior kernel k_p."""
 
-    def draw(self) -> Tensor:
-        """Return one kernel drawn from the families, shape (*kernel_shape); for the warm-up."""
+    def draw(self, count: int) -> Tensor:
+        """Return kernels drawn from the families, shape (count, *kernel_shape)."""
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Return k_p under the statistics of the latest image, shape (*kernel_shape)."""
@@ -40,13 +40,20 @@ class PaperSampler:
         self._generator = generator
         self._device = device
 
-    def draw(self) -> Tensor:
-        """Return one random member of the families."""
-        return _draw(self._families, self._generator, self._device)
+    def draw(self, count: int) -> Tensor:
+        """Return random members of the families."""
+        chosen = torch.randint(len(self._families), (count,), generator=self._generator)
+        which, counts = chosen.unique(return_counts=True)
+        kernels = [
+            _members(self._families[index], n, self._generator, self._device)
+            for index, n in zip(which.tolist(), counts.tolist(), strict=True)
+        ]
+        place = chosen.argsort().argsort()  # of each draw, family by family
+        return torch.cat(kernels)[place.to(self._device)]
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Return the reweighted mean of L fresh kernels."""
-        kernels = torch.stack([self.draw() for _ in range(self._draws)])
+        kernels = self.draw(self._draws)
         misfit = statistics.misfit(kernels)
         weights = 1 / (misfit + _MISFIT_FLOOR)  # eq. 6, E_l + delta
         return _average(kernels, weights)  # eq. 8
@@ -76,9 +83,9 @@ class SMCSampler:
         self._log_target = torch.zeros_like(self._misfit)
         self._beta = torch.zeros((), dtype=torch.float64, device=device)
 
-    def draw(self) -> Tensor:
-        """Return one random member of the family."""
-        return _draw([self._family], self._generator, self._points.device)
+    def draw(self, count: int) -> Tensor:
+        """Return random members of the family."""
+        return _members(self._family, count, self._generator, self._points.device)
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Move the population to the new statistics and return its mean."""
@@ -145,10 +152,10 @@ def make_sampler(
     return SMCSampler(family, config, generator, device)
 
 
-def _draw(families: list[KernelFamily], generator: Generator, device: torch.device) -> Tensor:
-    index = int(torch.randint(len(families), (1,), generator=generator))
-    point = _uniform((1, families[index].n_parameters), generator, device)
-    return families[index].render(point)[0]
+def _members(
+    family: KernelFamily, count: int, generator: Generator, device: torch.device
+) -> Tensor:
+    return family.render(_uniform((count, family.n_parameters), generator, device))
 
 
 def _uniform(shape: tuple[int, int], generator: Generator, device: torch.device) -> Tensor:
