@@ -233,6 +233,7 @@ class Recorder:
         self.estimated: list[GramStatistics] = []
 
     def draw(self, count: int) -> torch.Tensor:
+        assert count > 0  # families need not know how to make no kernels
         return torch.stack([isotropic(1.0)] * count)
 
     def warm_up_step(self, target: torch.Tensor) -> None:
@@ -304,6 +305,19 @@ def test_only_the_first_image_is_preceded_by_a_warm_up(recorder):
         prior.step(sharp_image())
         counts.append(recorder.warm_ups)
     assert counts == [PKEConfig().warm_up] * 3
+
+
+def test_a_run_may_do_without_a_warm_up(recorder):
+    prior = DynamicKernelPrior(
+        MODEL,
+        noisy(isotropic(2.0)),
+        "gaussian",
+        RKSConfig(),
+        PKEConfig(warm_up=0),
+        make_generator(0),
+    )
+    prior.step(None)
+    assert recorder.warm_ups == 0
 
 
 def test_a_new_image_goes_on_from_the_kernel_of_the_last():

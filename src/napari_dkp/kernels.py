@@ -21,7 +21,7 @@ def gaussian(covariance: Tensor, shape: Shape, centre: Centre) -> Tensor:
     offsets = _offsets(shape, centre, covariance)
     precision = torch.linalg.inv(covariance)
     exponent = -0.5 * precision.flatten(1) @ _products(offsets).T  # uᵀ Σ⁻¹ u, all in one product
-    return _centred(exponent, shape, centre, steps=3)
+    return _centred(exponent, shape, centre, steps=2)
 
 
 def covariance(kernels: Tensor, centre: Centre) -> Tensor:
