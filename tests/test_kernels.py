@@ -186,6 +186,13 @@ def test_fix_centroid_stays_finite_where_no_tilt_can_reach_the_centre():
     assert fixed.sum().item() == pytest.approx(1)
 
 
+def test_gradients_flow_through_fix_centroid_to_the_kernel():
+    kernel = random_kernel(5, 5).requires_grad_()
+    fix_centroid(kernel[None], (2.0, 2.0)).square().sum().backward()
+    assert torch.isfinite(kernel.grad).all()
+    assert kernel.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
     ("shape", "centre"), [((5, 5), (2.0, 2.0)), ((4, 7), (1.2, 3.5)), ((3, 4, 5), (1.1, 1.5, 1.9))]
 )

@@ -81,8 +81,9 @@ def fix_centroid(kernels: Tensor, centre: Centre, steps: int = 6) -> Tensor:
     kernels : shape (N, *shape), each of sum 1.
     steps : of Newton's method.
     """
-    # Rounding may have left values below zero.
-    return _centred(kernels.flatten(1).clamp_min(0).log(), tuple(kernels.shape[1:]), centre, steps)
+    least = torch.finfo(kernels.dtype).tiny  # zeros have no logarithm
+    logits = kernels.flatten(1).clamp_min(least).log()
+    return _centred(logits, tuple(kernels.shape[1:]), centre, steps)
 
 
 class CentredSoftmax:
