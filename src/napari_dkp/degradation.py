@@ -236,7 +236,8 @@ class Degradation:
             patches = patches.unfold(1 + axis, taps, s * thin)
         if weights is not None:
             weights = weights.reshape(-1, *self.lr_shape)[:, *lattice]
-        return GramStatistics.accumulate(patches, data, self.kernel_shape, weights)
+        step = self.scale[0] * thin
+        return GramStatistics.accumulate(patches, data, self.kernel_shape, step, weights)
 
     @property
     def _axes(self) -> tuple[int, ...]:
@@ -339,6 +340,7 @@ class GramStatistics:
         patches: Tensor,
         data: Tensor,
         kernel_shape: tuple[int, ...],
+        step: int,
         weights: Tensor | None = None,
     ) -> "GramStatistics":
         """Sum over samples, a slab at a time to bound memory.
@@ -347,12 +349,17 @@ class GramStatistics:
         ----------
         patches : strided view, shape (C, *sites, *kernel_shape), in correlation orientation.
         data : shape (C, *sites); its mean is off both.
+        step : pixels from site to site along the first axis.
         weights : of each squared residual, same shape; None for ones.
         """
         taps = int(np.prod(kernel_shape))
         double = float64_device(data.device)  # the statistics are small, wherever they are summed
         gram = torch.zeros(taps, taps, dtype=torch.float64, device=double)
         cross = torch.zeros(taps, dtype=torch.float64, device=double)
+        # G is symmetric: what lies right of the diagonal is enough. And a pixel under one tap of a
+        # site is under another of the next site: along the first axis, taps that are a step further
+        # see the same but for the sites at the ends.
+        fresh = taps if weights is not None else min(taps, step * (taps // kernel_shape[0]))
         slab_rows = max(1, _SLAB_VALUES // max(1, taps * data[:, 0].numel()))
         slabs = patches.split(slab_rows, 1)
         shares: Iterable[Tensor | None] = repeat(None, len(slabs))
@@ -366,10 +373,16 @@ class GramStatistics:
                 rows, values = rows[counted], values[counted]
                 weighted = share.reshape(-1, 1)[counted] * rows
             cross += (values @ weighted).to(double, torch.float64)
-            # G is symmetric: of every strip of rows, what lies right of the diagonal.
-            for first in range(0, taps, _STRIP):
+            for first in range(0, fresh, _STRIP):
                 strip = rows[:, first : first + _STRIP].T @ weighted[:, first:]
                 gram[first : first + _STRIP, first:] += strip.to(double, torch.float64)
+        if fresh < taps:
+            left, entered = patches[:, 0].reshape(-1, taps), patches[:, -1].reshape(-1, taps)
+            left, entered = left[:, :-fresh], entered[:, fresh:]
+            change = (entered.T @ entered - left.T @ left).to(double, torch.float64)
+            for first in range(0, taps - fresh, fresh):
+                block = slice(first, min(first + fresh, taps - fresh)), slice(first, taps - fresh)
+                gram[fresh:, fresh:][block] = gram[block] + change[block]
         gram = gram.triu() + gram.triu(1).T
         squares = data.to(double, torch.float64).square()
         energy = (squares if weights is None else weights.to(squares) * squares).sum()
