@@ -356,9 +356,8 @@ class GramStatistics:
         double = float64_device(data.device)  # the statistics are small, wherever they are summed
         gram = torch.zeros(taps, taps, dtype=torch.float64, device=double)
         cross = torch.zeros(taps, dtype=torch.float64, device=double)
-        # G is symmetric: what lies right of the diagonal is enough. And a pixel under one tap of a
-        # site is under another of the next site: along the first axis, taps that are a step further
-        # see the same but for the sites at the ends.
+        # Rows of G that are summed; what lies right of the diagonal is enough. Neighbouring sites
+        # share pixels: without weights, the rows of taps a step further on repeat the first ones.
         fresh = taps if weights is not None else min(taps, step * (taps // kernel_shape[0]))
         slab_rows = max(1, _SLAB_VALUES // max(1, taps * data[:, 0].numel()))
         slabs = patches.split(slab_rows, 1)
@@ -374,16 +373,10 @@ class GramStatistics:
                 weighted = share.reshape(-1, 1)[counted] * rows
             cross += (values @ weighted).to(double, torch.float64)
             for first in range(0, fresh, _STRIP):
-                strip = rows[:, first : first + _STRIP].T @ weighted[:, first:]
-                gram[first : first + _STRIP, first:] += strip.to(double, torch.float64)
-        if fresh < taps:
-            left, entered = patches[:, 0].reshape(-1, taps), patches[:, -1].reshape(-1, taps)
-            left, entered = left[:, :-fresh], entered[:, fresh:]
-            change = (entered.T @ entered - left.T @ left).to(double, torch.float64)
-            for first in range(0, taps - fresh, fresh):
-                block = slice(first, min(first + fresh, taps - fresh)), slice(first, taps - fresh)
-                gram[fresh:, fresh:][block] = gram[block] + change[block]
-        gram = gram.triu() + gram.triu(1).T
+                strip = slice(first, min(first + _STRIP, fresh))
+                product = rows[:, strip].T @ weighted[:, first:]
+                gram[strip, first:] += product.to(double, torch.float64)
+        gram = _completed(gram, fresh, patches)
         squares = data.to(double, torch.float64).square()
         energy = (squares if weights is None else weights.to(squares) * squares).sum()
         # Convolution weights the patch in reverse order.
@@ -497,6 +490,24 @@ def degrade(
     if noise:
         lr = lr + np.random.default_rng(seed).normal(0.0, noise, lr.shape).astype(np.float32)
     return np.moveaxis(lr, last, spatial)
+
+
+def _completed(gram: Tensor, fresh: int, patches: Tensor) -> Tensor:
+    """Return G, of whose first rows the part right of the diagonal is known.
+
+    A tap that lies a step further along the first axis sees at a site what the first of the two
+    sees at the next site: its sums lack those of the first site and have those of the last.
+    """
+    known = len(gram) - fresh
+    if known:
+        first, last = (patches[:, end].reshape(-1, len(gram)) for end in (0, -1))
+        first, last = first[:, :known], last[:, fresh:]
+        change = (last.T @ last - first.T @ first).to(gram)
+        further = gram[fresh:, fresh:]
+        for start in range(0, known, fresh):
+            block = slice(start, min(start + fresh, known)), slice(start, known)
+            further[block] = gram[block] + change[block]
+    return gram.triu() + gram.triu(1).T
 
 
 def _window(image: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:
