@@ -1,5 +1,6 @@
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,9 @@ def test_a_shift_and_a_line_of_intensities_cost_nothing():
     assert same["ssim"] > 0.95 > blurred["ssim"]
 
 
-def test_the_oracle_stops_at_its_best(tmp_path):
-    tifffile.imwrite(tmp_path / "spots.tif", spots(64))
-    camera, truth, kernel = microscopy.Simulation(tmp_path / "spots.tif", 0.25, 1, 100).render(0)
+def test_the_oracle_stops_at_its_best():
+    sharp = partial(microscopy.normalised, spots(64))
+    camera, truth, kernel = microscopy.Simulation(sharp, 0.25, 1, 100).render(0)
     assert kernel.sum() == pytest.approx(1)
     assert camera.shape == truth.shape == (64, 64)
     best = microscopy.oracle(camera, truth, kernel, 1)
@@ -45,14 +46,16 @@ def test_cases_are_measured_once_and_tabled(tmp_path, capsys):
     arguments = [
         *("--pair", str(tmp_path / "blurred.tif"), str(tmp_path / "sharp.tif")),
         *("--sharp", str(tmp_path / "sharp.tif"), "--cutoffs", "0.25", "--scales", "2"),
+        *("--drawn", "puncta"),
         *("--photons", "200", "--commit", "here", "--output", str(tmp_path / "out")),
     ]
     microscopy.main(arguments)
     assert "is there" not in capsys.readouterr().out
     microscopy.main(arguments)
-    assert capsys.readouterr().out.count("is there") == 2
+    assert capsys.readouterr().out.count("is there") == 3
     runs = json.loads((tmp_path / "out.json").read_text())["runs"]
-    assert [run["what"]["case"] for run in runs] == ["blurred", "sharp"]
+    assert [run["what"]["case"] for run in runs] == ["blurred", "sharp", "puncta"]
     text = (tmp_path / "out.md").read_text()
-    assert "Over 1 simulations" in text
+    assert "Over 1 simulations of images" in text
+    assert "Over 1 simulations of drawn structures" in text
     assert "| blurred | unknown | balanced |" in text

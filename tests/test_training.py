@@ -21,7 +21,7 @@ from napari_dkp.config import DiffusionConfig
 from napari_dkp.diffusion.loading import load
 from training import denoising, prior
 from training.patches import Patches, drawn_images, read_images
-from training.structures import _KINDS, draw_structures
+from training.structures import KINDS, draw_structures
 
 CPU = torch.device("cpu")
 
@@ -40,9 +40,9 @@ class TestStructures:
         np.testing.assert_array_equal(one, again)
         assert np.abs(one - other).mean() > 0.01
 
-    @pytest.mark.parametrize("kind", _KINDS)
-    def test_of_each_kind_have_something_on_them(self, kind):
-        layer = kind(np.random.default_rng(0), 64)
+    @pytest.mark.parametrize("draw", KINDS.values(), ids=KINDS)
+    def test_of_each_kind_have_something_on_them(self, draw):
+        layer = draw(np.random.default_rng(0), 64)
         assert layer.shape == (64, 64)
         assert layer.min() >= 0
         assert np.ptp(layer) > 0

@@ -13,10 +13,10 @@ def draw_structures(generator: Generator, size: int = 256) -> np.ndarray:
     -------
     float32, shape (size, size), from 0 to 1.
     """
-    kinds = generator.choice(len(_KINDS), size=generator.integers(1, 4), replace=False)
+    kinds = generator.choice(list(KINDS), size=generator.integers(1, 4), replace=False)
     picture = np.zeros((size, size))
     for kind in kinds:
-        layer = _KINDS[kind](generator, size)
+        layer = KINDS[kind](generator, size)
         picture += generator.uniform(0.2, 1) * layer / max(layer.max(), 1e-9)
     ground = gaussian_filter(generator.standard_normal((size, size)), size / 8, mode="wrap")
     picture += (
@@ -81,9 +81,6 @@ def _cytoplasm(generator: Generator, size: int) -> np.ndarray:
     return np.clip(texture - generator.uniform(0.3, 0.6), 0, None)
 
 
-_KINDS = (_filaments, _puncta, _nuclei, _membranes, _cytoplasm)
-
-
 def _splat(
     rows: np.ndarray, columns: np.ndarray, brightness: np.ndarray, size: int, width: float
 ) -> np.ndarray:
@@ -103,3 +100,13 @@ def _texture(generator: Generator, size: int, grain: float) -> np.ndarray:
     """Return smooth noise, from 0 to 1."""
     noise = gaussian_filter(generator.standard_normal((size, size)), grain, mode="wrap")
     return (noise - noise.min()) / np.ptp(noise)
+
+
+# Each draws its kind, of any brightness, shape (size, size), from a generator and the size.
+KINDS = {
+    "filaments": _filaments,
+    "puncta": _puncta,
+    "nuclei": _nuclei,
+    "membranes": _membranes,
+    "cytoplasm": _cytoplasm,
+}
