@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from napari_dkp import degradation
+from napari_dkp import gram
 from napari_dkp.degradation import Degradation, degrade
 
 PHASES = ("area", "fkp")
@@ -368,7 +368,7 @@ def test_statistics_do_not_depend_on_the_slab(monkeypatch):
     model = Degradation((9, 7), (2, 2), (5, 5))
     image, data, kernels = random_image(model, 2), random_data(model, 2), random_kernels(model, 3)
     whole = model.statistics(image, data).misfit(kernels)
-    monkeypatch.setattr(degradation, "_SLAB_VALUES", 25 * 7 * 2)  # two rows at a time
+    monkeypatch.setattr(gram, "_SLAB_VALUES", 25 * 7 * 2)  # two rows at a time
     torch.testing.assert_close(model.statistics(image, data).misfit(kernels), whole)
     ones = torch.ones_like(data)
     torch.testing.assert_close(model.statistics(image, data, weights=ones).misfit(kernels), whole)

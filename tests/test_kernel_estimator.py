@@ -10,8 +10,9 @@ from torch import nn
 
 from napari_dkp import kernel_prior
 from napari_dkp.config import PKEConfig, RKSConfig
-from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.degradation import Degradation
 from napari_dkp.families import families
+from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.kernels import fix_centroid, gaussian, trajectory

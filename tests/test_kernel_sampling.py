@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from napari_dkp.config import RKSConfig
-from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.degradation import Degradation
 from napari_dkp.families import KernelFamily, families
+from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_sampling import PaperSampler, SMCSampler, _systematic, make_sampler
 from napari_dkp.kernels import gaussian, line
 from napari_dkp.metrics import kernel_ncc

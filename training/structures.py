@@ -102,7 +102,7 @@ def _texture(generator: Generator, size: int, grain: float) -> np.ndarray:
     return (noise - noise.min()) / np.ptp(noise)
 
 
-# Each draws its kind, of any brightness, shape (size, size), from a generator and the size.
+# Each takes a generator and a size, and returns a picture of any brightness, shape (size, size).
 KINDS = {
     "filaments": _filaments,
     "puncta": _puncta,

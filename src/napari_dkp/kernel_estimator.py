@@ -14,7 +14,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from napari_dkp.config import PKEConfig
-from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.degradation import Degradation
+from napari_dkp.gram import GramStatistics
 from napari_dkp.kernels import CentredSoftmax
 from napari_dkp.randomness import initialise
 

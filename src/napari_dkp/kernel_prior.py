@@ -4,10 +4,11 @@ import torch
 from torch import Generator, Tensor
 
 from napari_dkp.config import PKEConfig, RKSConfig
-from napari_dkp.degradation import Degradation, GramStatistics
+from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device
 from napari_dkp.engine import KernelPrior
 from napari_dkp.families import families
+from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_sampling import make_sampler
 

@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from napari_dkp.config import RKSConfig
-from napari_dkp.degradation import GramStatistics
 from napari_dkp.families import KernelFamily
+from napari_dkp.gram import GramStatistics
 
 
 class KernelSampler(Protocol):
