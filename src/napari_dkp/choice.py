@@ -8,6 +8,7 @@ import torch
 
 from napari_dkp import noise
 from napari_dkp.config import OPTICS_FAMILIES, KernelFamilyName, Settings
+from napari_dkp.lone_pixels import mended
 from napari_dkp.noise import local_mean
 from napari_dkp.spectrum import SMALLEST, reaches_noise
 from napari_dkp.windows import liveliest
@@ -52,7 +53,7 @@ def choose(
         return Choice(replace(settings, method="dip" if method == "auto" else method), "")
     if method != "auto" and (family != "auto" or known_kernel):
         return Choice(settings, "")
-    plane = sample().astype(np.float64)
+    plane = mended(sample()).plane.astype(np.float64)
     window = plane[(slice(None), *liveliest(plane, _WINDOW))]
     sampled = reaches_noise(window, noise.of_plane(window, settings.noise))
     # An Airy pattern is round in the specimen, hence in pixels enlarged alike.

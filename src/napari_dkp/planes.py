@@ -12,6 +12,7 @@ from napari_dkp.block import Block
 from napari_dkp.degradation import Degradation
 from napari_dkp.intensity import Scaling
 from napari_dkp.layout import Index, Layout
+from napari_dkp.lone_pixels import Mended, mended
 from napari_dkp.report import Report
 from napari_dkp.sharing import looked_at
 from napari_dkp.state import State
@@ -21,6 +22,8 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 class Planes:
     """The planes of an image, which is read one at a time.
+
+    Pixels that stand alone are taken for missing, see `lone_pixels`.
 
     Parameters
     ----------
@@ -43,11 +46,15 @@ class Planes:
 
     def load(self, index: Index) -> np.ndarray:
         """Load one plane in its own type, shape (C, *lr_shape), and check it."""
+        return self.mended(index).plane
+
+    def mended(self, index: Index) -> Mended:
+        """Load one plane, and say how many of its pixels stood alone."""
         plane = self.layout.read(self._image, index)
         name = f"image, plane {index}" if self.layout.looped else "image"
         _checks.finite(name, plane)
         _checks.within_float32("image", plane)
-        return plane
+        return mended(plane)
 
     def telling(self) -> np.ndarray:
         """Load the plane in the middle or, if it has no contrast, one of a few that has."""
@@ -77,8 +84,10 @@ def fetched(state: State[Tensor], block: Block, number: int, layout: Layout) -> 
     return sealed(layout.as_read(block.scaling.restore(image))), _host(state.kernel)
 
 
-def as_seen(report: Report | None, scaling: Scaling, layout: Layout) -> Report | None:
-    """Give the images of a report the axes, and the unit, that users know."""
+def as_seen(
+    report: Report | None, lone_pixels: int, scaling: Scaling, layout: Layout
+) -> Report | None:
+    """Complete the report on a plane; give its images the axes, and the unit, that users know."""
     if report is None:
         return None
     residual, uncertainty = report.residual, report.uncertainty
@@ -86,7 +95,7 @@ def as_seen(report: Report | None, scaling: Scaling, layout: Layout) -> Report |
         residual = layout.as_read(residual)
     if uncertainty is not None:
         uncertainty = layout.as_read(scaling.range * uncertainty)
-    return replace(report, residual=residual, uncertainty=uncertainty)
+    return replace(report, lone_pixels=lone_pixels, residual=residual, uncertainty=uncertainty)
 
 
 def joined(maps: list[np.ndarray | None], layout: Layout) -> np.ndarray | None:

@@ -32,6 +32,7 @@ class Report:
         pixels, see `resolution`; None where photons are not counted, or nothing is seen.
     misfit : mean square of the residual, in units of its expected variance; about 1.
     correlation : of residuals one pixel apart, over both axes; about 0.
+    lone_pixels : of the source, that were taken for missing, see `lone_pixels.mended`.
     residual : source minus re-blurred result, in units of the expected standard deviation; the axes
         of a plane of the source. None unless asked for.
     uncertainty : half of a 90 % interval about each value of the image, in its units; the axes of
@@ -45,6 +46,7 @@ class Report:
     resolution_after: float | None
     misfit: float
     correlation: float
+    lone_pixels: int = 0
     residual: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
 
@@ -80,6 +82,8 @@ class Report:
             f"Residual: {self.misfit:.2f} times the variance of the noise (1 is right), neighbours "
             f"correlated by {self.correlation:+.2f} (0 is right)."
         )
+        if self.lone_pixels:
+            lines.append(_of_lone_pixels(self.lone_pixels))
         return "\n".join((*lines, *self.warnings)).replace("-", "−")
 
     def _warnings(self) -> Iterator[str]:
@@ -112,9 +116,16 @@ def summary(reports: Sequence[Report | None]) -> str:
         f"Residuals: {min(misfits):.2f} to {max(misfits):.2f} times the variance of the noise "
         f"(1 is right).",
     ]
+    if lone := sum(report.lone_pixels for report in present):
+        lines.append(_of_lone_pixels(lone))
     found = Counter(warning for report in present for warning in report.warnings)
     lines += [f"In {n} of {len(present)} planes: {warning}" for warning, n in found.items()]
     return "\n".join(lines)
+
+
+def _of_lone_pixels(count: int) -> str:
+    which = "1 pixel stands" if count == 1 else f"{count} pixels stand"
+    return f"{which} alone, as no light does (hot, dead, cosmic rays): taken for missing."
 
 
 # Ratio of the ends of the interval: a kernel sharper or wider by a third to either side.

@@ -20,6 +20,7 @@ from napari_dkp.device import is_out_of_memory, resolve_device
 from napari_dkp.diffusion import loading
 from napari_dkp.groups import Group, groups
 from napari_dkp.layout import Index, Layout
+from napari_dkp.lone_pixels import Mended
 from napari_dkp.plan import Plan
 from napari_dkp.planes import Planes, as_array, as_seen, fetched, joined, sealed
 from napari_dkp.report import Report
@@ -379,9 +380,9 @@ class Run:
 
     def _restore(self, indices: list[Index], plan: Plan | None) -> States:
         """Restore planes together."""
-        planes = {index: self._planes.load(index) for index in indices}
-        flat = [index for index, plane in planes.items() if plane.min() == plane.max()]
-        planes = {index: plane for index, plane in planes.items() if index not in flat}
+        planes = {index: self._planes.mended(index) for index in indices}
+        flat = [index for index, (plane, _) in planes.items() if plane.min() == plane.max()]
+        planes = {index: mended for index, mended in planes.items() if index not in flat}
         if planes:
             yield from self._within_memory(partial(self._attempt, planes, plan))
         for index in flat:
@@ -401,7 +402,7 @@ class Run:
                 traceback.clear_frames(error.__traceback__)  # which hold what is too large
             self._steps_before = self._steps  # what was done in vain has been seen
 
-    def _attempt(self, planes: dict[Index, np.ndarray], plan: Plan | None) -> States:
+    def _attempt(self, planes: dict[Index, Mended], plan: Plan | None) -> States:
         first = next(iter(planes))
         tiling = self._tiles.tiling
         if self._tiles.tiled and (plan is None or self._lacks_route(plan)):
@@ -417,7 +418,7 @@ class Run:
                     yield self._as_it_was(index, None)
                 return
         settings = self.settings.of_channel(self.layout.channel(first))
-        block = Block(list(planes.values()), settings, self._model, self.device)
+        block = Block([each.plane for each in planes.values()], settings, self._model, self.device)
         scale = block.scaling.range
         for state in block.run(plan, tiling):
             self._running = _Running(list(planes), block, state)
@@ -433,7 +434,7 @@ class Run:
                 index,
                 scale,
                 stop=self._stop(),
-                report=as_seen(report, block.scaling, self.layout),
+                report=as_seen(report, planes[index].n_lone, block.scaling, self.layout),
                 done=True,
                 together=len(planes),
             )
