@@ -119,6 +119,39 @@ def test_the_uncertainty_covers_what_lies_beyond_the_optics():
     assert 0.8 < covered.mean() < 0.99
 
 
+def spots_on_dark_ground() -> tuple[np.ndarray, np.ndarray]:
+    """Sharp spots and what a microscope's passband leaves of them, negative values set to none."""
+    rng = np.random.default_rng(0)
+    points = np.zeros((1, 128, 128))
+    points[0, rng.integers(20, 108, 60), rng.integers(20, 108, 60)] = rng.uniform(0.5, 1, 60)
+    truth = 1e4 * gaussian_filter(points, (0, 0.8, 0.8))
+    radius = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.rfftfreq(128))
+    passed = np.exp(-((radius / 0.25) ** 4))
+    return truth, np.fft.irfft2(np.fft.rfft2(truth) * passed, s=(128, 128)).clip(0)
+
+
+def test_nothing_is_hidden_in_the_dark():
+    """Where there is no light, none can be missing: what is fine near by does not count there."""
+    truth, restored = spots_on_dark_ground()
+    interval = uncertainty(np.stack([restored, restored]), 5.0)
+    light = gaussian_filter(restored, (0, 1.5, 1.5))
+    assert (interval <= 1.8 * light + 1e-3 * light.max()).all()
+    bright = light > 0.2 * light.max()
+    assert 0.8 < (np.abs(restored - truth) <= interval)[bright].mean()
+    # In the same picture over a bright ground there is light to hide in.
+    over_ground = np.concatenate([restored + 1e5, np.zeros_like(restored)], -1)
+    more = uncertainty(np.stack([over_ground, over_ground]), 5.0)[..., :128]
+    inside = (slice(None), slice(16, -16), slice(16, -16))
+    assert more[inside].mean() > 2 * interval[inside].mean()
+
+
+def test_the_uncertainty_has_the_unit_of_the_image_and_knows_no_offset():
+    rng = np.random.default_rng(3)
+    images = scene() + rng.normal(size=(2, 1, 128, 128))
+    interval = uncertainty(images, 4.0)
+    assert np.allclose(uncertainty(3 * images + 700, 4.0), 3 * interval, rtol=1e-4)
+
+
 def test_maps_are_kept_only_where_they_are_asked_for():
     halves = np.stack([scene(), scene()])
     kept = report_of(scene(), scene(), Noise(1.0, 0.0), halves=(halves, halves, halves), maps=True)
