@@ -42,7 +42,7 @@ class Planes:
         if isinstance(image, np.ndarray):
             _checks.finite("image", image)
         if len(layout.planes) == 1:
-            _checks.varying("image", self.load(layout.middle))
+            _checks.varying("image", self._read(layout.middle))
 
     def load(self, index: Index) -> np.ndarray:
         """Load one plane in its own type, shape (C, *lr_shape), and check it."""
@@ -50,19 +50,15 @@ class Planes:
 
     def mended(self, index: Index) -> Mended:
         """Load one plane, and say how many of its pixels stood alone."""
-        plane = self.layout.read(self._image, index)
-        name = f"image, plane {index}" if self.layout.looped else "image"
-        _checks.finite(name, plane)
-        _checks.within_float32("image", plane)
-        return mended(plane)
+        return mended(self._read(index))
 
     def telling(self) -> np.ndarray:
-        """Load the plane in the middle or, if it has no contrast, one of a few that has."""
-        first = self.load(self.layout.middle)
+        """Load, as it is, the plane in the middle or, if it has no contrast, one that has."""
+        first = self._read(self.layout.middle)
         if first.min() < first.max():
             return first
         for index in looked_at(self.layout.planes):
-            plane = self.load(index)
+            plane = self._read(index)
             if plane.min() < plane.max():
                 return plane
         return first
@@ -76,6 +72,13 @@ class Planes:
     def unrestored(self, state: State[Tensor], index: Index, model: Degradation) -> Arrays:
         """Return a plane for whose kernel is being sought: its source, and that kernel."""
         return sealed(self.interpolated(index, model)), _host(state.kernel)
+
+    def _read(self, index: Index) -> np.ndarray:
+        plane = self.layout.read(self._image, index)
+        name = f"image, plane {index}" if self.layout.looped else "image"
+        _checks.finite(name, plane)
+        _checks.within_float32("image", plane)
+        return plane
 
 
 def fetched(state: State[Tensor], block: Block, number: int, layout: Layout) -> Arrays:
