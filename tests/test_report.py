@@ -104,7 +104,7 @@ def test_the_uncertainty_covers_errors_that_are_noise(strength):
     truth = np.full((1, 128, 128), 1000.0)  # nothing fine is missing from it
     rng = np.random.default_rng(1)
     errors = strength * gaussian_filter(rng.normal(size=(2, *truth.shape)), (0, 0, 1, 1))
-    interval = uncertainty(truth + errors, 4.0)
+    interval = uncertainty(truth + errors, 4.0, 0.1)
     covered = np.abs(errors.mean(0)) <= interval
     assert 0.9 < covered.mean() < 0.999
     assert interval.mean() < 8 * np.abs(errors.mean(0)).mean()
@@ -114,7 +114,7 @@ def test_the_uncertainty_covers_what_lies_beyond_the_optics():
     truth = scene()
     radius = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.rfftfreq(128))
     restored = np.fft.irfft2(np.fft.rfft2(truth) * (radius < 0.18), s=(128, 128))
-    interval = uncertainty(np.stack([restored, restored]), 2 * 2.355)
+    interval = uncertainty(np.stack([restored, restored]), 2 * 2.355, 0.1)
     covered = np.abs(restored - truth) <= interval
     assert 0.8 < covered.mean() < 0.99
 
@@ -133,14 +133,14 @@ def spots_on_dark_ground() -> tuple[np.ndarray, np.ndarray]:
 def test_nothing_is_hidden_in_the_dark():
     """Where there is no light, none can be missing: what is fine near by does not count there."""
     truth, restored = spots_on_dark_ground()
-    interval = uncertainty(np.stack([restored, restored]), 5.0)
+    interval = uncertainty(np.stack([restored, restored]), 5.0, 1.0)
     light = gaussian_filter(restored, (0, 1.5, 1.5))
     assert (interval <= 1.8 * light + 1e-3 * light.max()).all()
     bright = light > 0.2 * light.max()
     assert 0.8 < (np.abs(restored - truth) <= interval)[bright].mean()
     # In the same picture over a bright ground there is light to hide in.
     over_ground = np.concatenate([restored + 1e5, np.zeros_like(restored)], -1)
-    more = uncertainty(np.stack([over_ground, over_ground]), 5.0)[..., :128]
+    more = uncertainty(np.stack([over_ground, over_ground]), 5.0, 1.0)[..., :128]
     inside = (slice(None), slice(16, -16), slice(16, -16))
     assert more[inside].mean() > 2 * interval[inside].mean()
 
@@ -148,8 +148,14 @@ def test_nothing_is_hidden_in_the_dark():
 def test_the_uncertainty_has_the_unit_of_the_image_and_knows_no_offset():
     rng = np.random.default_rng(3)
     images = scene() + rng.normal(size=(2, 1, 128, 128))
-    interval = uncertainty(images, 4.0)
-    assert np.allclose(uncertainty(3 * images + 700, 4.0), 3 * interval, rtol=1e-4)
+    interval = uncertainty(images, 4.0, 0.1)
+    assert np.allclose(uncertainty(3 * images + 700, 4.0, 0.3), 3 * interval, rtol=1e-4)
+
+
+def test_a_photon_may_be_missing_in_the_dark():
+    """It would have come to the kernel's width along each axis."""
+    dark = np.zeros((2, 1, 12, 14, 16))
+    assert np.allclose(uncertainty(dark, (5.0, 2.0, 2.0), 40.0), 1.645 * 40 / (5 * 2 * 2))
 
 
 def test_maps_are_kept_only_where_they_are_asked_for():

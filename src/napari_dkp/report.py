@@ -168,7 +168,8 @@ def examine(
         images, means, photons = map(_array, evidence.halves)
         before = resolution(photons[0], photons[1], ndim)
         after = foretold_resolution(means, photons, ndim)
-        uncertain = uncertainty(images, widths) if maps else None
+        photon = noise.gain * images[0].size / data.numel()
+        uncertain = uncertainty(images, widths, photon) if maps else None
     if evidence.deviation is not None and maps:
         uncertain = (_NINETY_PERCENT * _array(evidence.deviation)).astype(np.float32)
     if width_spread is not None:
@@ -190,19 +191,22 @@ def _array(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.cpu().numpy(), np.float64)
 
 
-def uncertainty(images: np.ndarray, kernel_width: float | tuple[float, ...]) -> np.ndarray:
+def uncertainty(
+    images: np.ndarray, kernel_width: float | tuple[float, ...], photon: float
+) -> np.ndarray:
     """Return half of a 90 % interval for the mean of two images.
 
     Two errors are told from the images themselves. Noise: the halves differ by it. And what the
     optics do not pass, which no method brings back with certainty: structure in proportion to the
     finest that there is, what another blur by the kernel's width would take from the image. It
     hides in light only: darkness less some of it would be less than none, so that no more is
-    hidden than there is.
+    hidden than there is, or than a photon that did not happen to come.
 
     Parameters
     ----------
     images : from independent halves of the photons, shape (2, ..., *spatial).
     kernel_width : full width at half maximum, pixels; one for a plane, or one per axis.
+    photon : intensity of one photon that falls into one pixel.
 
     Returns
     -------
@@ -220,7 +224,8 @@ def uncertainty(images: np.ndarray, kernel_width: float | tuple[float, ...]) -> 
     spatial = tuple(range(-len(widths), 0))
     light -= np.quantile(light, _DARK_SHARE, spatial, keepdims=True)
     hidden = np.minimum(_HIDDEN * fine, light.clip(0) ** 2)
-    return np.asarray(_NINETY_PERCENT * np.sqrt(noise + hidden), np.float32)
+    unseen = photon / np.prod(widths)  # spread by the kernel
+    return np.asarray(_NINETY_PERCENT * np.sqrt(noise + hidden + unseen**2), np.float32)
 
 
 def _correlation(residual: np.ndarray) -> float:
