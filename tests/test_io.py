@@ -413,6 +413,7 @@ def test_the_settings_file_holds_the_figures_of_every_plane(tmp_path):
             "resolution_after": 3.4,
             "misfit": 0.98,
             "correlation": -0.02,
+            "lone_pixels": 0,
         },
         None,
     ]
