@@ -73,6 +73,10 @@ def test_a_small_plane_takes_the_mean_of_all():
     assert case.diffusion.calls == 0
 
 
+def test_without_a_model_the_mean_is_that_of_all():
+    torch.testing.assert_close(returned(try_motions(None, [TRUE, TURNED])), (TRUE + TURNED) / 2)
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_steps_are_counted(count):
     case = Case(noise=0.1)  # so much that all noise levels are tried

@@ -13,7 +13,7 @@ import torch
 from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
-from napari_dkp.diffusion.loading import load
+from napari_dkp.diffusion.loading import load, missing_package
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.layout import Layout, guess_axes
@@ -243,7 +243,9 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     _, image_seconds = _timed(lambda: restorer.step(kernel), device, n_steps)
     _, search_seconds = _timed(lambda: scout.step(kernel), device, n_steps)
     trial_seconds = search_seconds if settings.volume else image_seconds
-    if settings.method == "dip" and trial_steps(settings):  # with a diffusion model all the same
+    by_network = prior is not None and settings.method == "dip"
+    if by_network and trial_steps(settings) and not missing_package():
+        # By a diffusion model all the same.
         tried = replace(settings, method="diffusion")
         trier = Parts(model, data, (0.0, 1.0), noise, tried).restorer(generator)
         _, trial_seconds = _timed(partial(trier.step, kernel), device, n_steps)

@@ -15,7 +15,9 @@ from napari_dkp.engine import TrialStep
 from napari_dkp.left_out import NOISE_SHARES, LeftOut, Trial
 
 
-def try_motions(left_out: LeftOut, kernels: Sequence[Tensor]) -> Iteration[TrialStep, None, Tensor]:
+def try_motions(
+    left_out: LeftOut | None, kernels: Sequence[Tensor]
+) -> Iteration[TrialStep, None, Tensor]:
     """Find the mean of those kernels that foretell samples as well as the best one does.
 
     Yields image steps, `most_steps` of them at most, and returns that mean. Where the plane is too
@@ -23,11 +25,11 @@ def try_motions(left_out: LeftOut, kernels: Sequence[Tensor]) -> Iteration[Trial
 
     Parameters
     ----------
-    left_out : of the plane.
+    left_out : of the plane; None where there is no model to foretell with: the mean is of all then.
     kernels : each of shape (K, K).
     """
     mean = torch.stack(list(kernels)).mean(0)
-    if not left_out.enough:
+    if left_out is None or not left_out.enough:
         return mean
     levels = left_out.levels(_FIRST, _LAST, _STEPS)
     misfits = []

@@ -4,6 +4,7 @@ This is the composition root: only here do restorers, kernel priors and the engi
 """
 
 import math
+import warnings
 from collections.abc import Generator as Iteration
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from napari_dkp import engine, memory
 from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
-from napari_dkp.diffusion.loading import load
+from napari_dkp.diffusion.loading import load, missing_package
 from napari_dkp.diffusion.model import DiffusionModel
 from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
@@ -290,6 +291,13 @@ class Parts:
         self, kernels: list[Tensor], generator: RandomGenerator
     ) -> Iteration[TrialStep, None, Tensor]:
         """Return the trials that make one kernel of those that searches have found."""
+        if missing := missing_package():
+            warnings.warn(
+                "The kernel is the mean of all searches, good and bad: to compare them takes "
+                f"{missing}, which is not installed; pip install napari-dkp[diffusion]",
+                stacklevel=2,
+            )
+            return try_motions(None, kernels)
         return try_motions(self._left_out(generator), kernels)
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
