@@ -27,7 +27,7 @@ SMALL = Settings(
     kernel_size=5,
     rks=RKSConfig(particles=16),
     pke=PKEConfig(hidden=(16,), steps=1, warm_up=0),
-    search=SearchConfig(rounds=3, steps=7, channels=4),
+    search=SearchConfig(searches=1, rounds=3, steps=7, channels=4),
     dip=DIPConfig(channels=4),
 )
 
@@ -143,6 +143,7 @@ LINE = {"kernel_family": "line"}
         LINE | {"search": replace(SMALL.search, steps=16, settled=0.0)},
         LINE | {"search": replace(SMALL.search, steps=12, settled=1.0)},
         LINE | {"search": replace(SMALL.search, rounds=1)},
+        LINE | {"search": replace(SMALL.search, searches=2)},
         {"rks": RKSConfig(sampler="paper", every=5)},
         {"rks": RKSConfig(sampler="paper", every=1, updates=2), "kernel_family": "gaussian"},
         {"rks": RKSConfig(sampler="paper", every=5), "kernel_family": "line"},
@@ -181,7 +182,9 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     count = Counts.of(run.settings, known_kernel=known)
     searching = sum(state.searching for state in states)
     assert (count.search_steps, count.steps) == (searching, len(states) - searching)
-    assert count.search_steps + count.steps == steps.count("image") == run.n_steps
+    assert count.search_steps + count.steps == steps.count("image")
+    # The image is too small for trials.
+    assert steps.count("image") == run.n_steps - count.trial_steps
     assert count.updates == steps.count("update")
     assert 3 * count.warm_ups == steps.count("warm-up")
     assert asked <= {count.max_sites}
@@ -329,6 +332,6 @@ class TestDiffusion:
         of_motion = replace(asking(), kernel_family="line")
         run = Run(np.random.default_rng(0).random((20, 24)), of_motion)
         count = Counts.of(run.settings)
-        assert count.search_steps + count.steps == run.n_steps
+        assert count.search_steps + count.trial_steps + count.steps == run.n_steps
         known = estimate((40, 40), of_motion, known_kernel=True)
         assert estimate((40, 40), of_motion).seconds > known.seconds

@@ -71,16 +71,16 @@ EVERY = 2
 def search(
     *rounds: Round,
     diverging: dict[int, int] | None = None,
-    prior: Prior | None = None,
+    make_prior: Callable[[], Prior] = Prior,
     make_scout: Callable[[int], Scout] | None = None,
     n_steps: int = 99,
-) -> tuple[list[State[Tensor]], Tensor]:
-    """Run a search to its end; return its states and the kernel it found."""
-    found: list[Tensor] = []
+) -> tuple[list[State[Tensor]], list[Tensor]]:
+    """Run a search to its end; return its states and the kernels it found."""
+    found: list[list[Tensor]] = []
 
     def states():
         searching = KernelSearch(
-            prior or Prior(), make_scout or Laboratory(diverging), START, list(rounds), EVERY
+            make_prior, make_scout or Laboratory(diverging), START, list(rounds), EVERY
         )
         found.append((yield from searching.run(0, n_steps)))
 
@@ -91,13 +91,21 @@ def search(
 
 
 def test_first_rounds_bring_the_kernel_near_and_later_ones_count():
-    config = SearchConfig(rounds=5, steps=20, settled=0.4)
-    assert plan(config, 1000, 3) == [Round(20, 3, None)] * 2 + [Round(20, 8, 8)] * 3
+    config = SearchConfig(searches=1, rounds=5, steps=20, settled=0.4)
+    first, *later = plan(config, 1000, 3)
+    assert first == Round(20, 3, None, anew=True)
+    assert later == [Round(20, 3, None)] + [Round(20, 8, 8)] * 3
+
+
+def test_each_search_has_the_same_rounds():
+    one = plan(SearchConfig(searches=1), 1000, 5)
+    assert [each.anew for each in one] == [True] + [False] * (len(one) - 1)
+    assert plan(SearchConfig(searches=3), 1000, 5) == one * 3
 
 
 @pytest.mark.parametrize(("rounds", "near"), [(1, 0), (2, 1), (3, 1), (6, 3), (10, 5)])
 def test_half_of_the_rounds_never_count(rounds, near):
-    config = SearchConfig(rounds=rounds)
+    config = SearchConfig(searches=1, rounds=rounds)
     planned = plan(config, 1000, 5)
     assert burn_in(config) == near
     assert [each.counted_after is None for each in planned] == [True] * near + [False] * (
@@ -110,7 +118,7 @@ def test_half_of_the_rounds_never_count(rounds, near):
     [(1000, 20, 8), (20, 20, 8), (15, 15, 6), (4, 4, 2), (2, 2, 1), (1, 1, 0)],
 )
 def test_no_round_is_longer_than_the_longest(longest, steps, settled):
-    near, steady = plan(SearchConfig(rounds=2, steps=20, settled=0.4), longest, 5)
+    near, steady = plan(SearchConfig(searches=1, rounds=2, steps=20, settled=0.4), longest, 5)
     assert near.steps == steady.steps == steps
     assert steady.counted_after == settled
 
@@ -118,7 +126,7 @@ def test_no_round_is_longer_than_the_longest(longest, steps, settled):
 @pytest.mark.parametrize("settled", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("longest", [1, 2, 7, 100])
 def test_the_last_step_of_a_later_round_counts_always(longest, settled):
-    (steady,) = plan(SearchConfig(rounds=1, settled=settled), longest, 5)
+    (steady,) = plan(SearchConfig(searches=1, rounds=1, settled=settled), longest, 5)
     assert 0 <= steady.counted_after < steady.steps
 
 
@@ -173,13 +181,13 @@ def test_one_scout_works_at_a_time():
     ],
 )
 def test_the_kernel_is_the_mean_over_settled_steps_of_rounds_that_count(rounds, mean):
-    _, found = search(*rounds)
+    _, (found,) = search(*rounds)
     torch.testing.assert_close(found, kernel(mean))
 
 
 def test_each_round_informs_the_kernel_with_images_of_its_own_scout():
     prior = Prior()
-    search(NEAR, Round(10, 5, 5), Round(10, 10, 9), prior=prior)
+    search(NEAR, Round(10, 5, 5), Round(10, 10, 9), make_prior=lambda: prior)
     images = [[number + step / 1000 for step in (2, 4, 6, 8)] for number in (1, 2)]
     assert prior.shown[0] == pytest.approx(images[0])
     assert prior.shown[1] == pytest.approx(images[1][2:])
@@ -198,6 +206,35 @@ def test_the_image_of_the_latest_finished_round_is_shown():
     assert [state.image.mean().item() for state in states] == pytest.approx(expected)
 
 
+# Kernels that start anew
+
+
+ANEW = Round(10, 2, None, anew=True)
+
+
+def test_a_kernel_that_starts_anew_has_a_prior_of_its_own():
+    priors = []
+
+    def make_prior() -> Prior:
+        priors.append(Prior())
+        return priors[-1]
+
+    states, found = search(ANEW, STEADY, ANEW, STEADY, STEADY, make_prior=make_prior)
+    assert [len(prior.shown) for prior in priors] == [2, 3]
+    assert priors[1].shown[0][0] == pytest.approx(3.002)  # an image of the third round
+    torch.testing.assert_close(found, [kernel(2.02), kernel(2.52)])
+    assert [state.step for state in states] == list(range(1, 51))
+    assert states[-1].image.mean().item() == pytest.approx(4.01)
+
+
+@pytest.mark.parametrize(("number", "left"), [(2, 3.02), (5, 2.02)])
+def test_a_search_that_diverges_leaves_the_kernel_of_the_other(number, left):
+    rounds = [ANEW, STEADY, ANEW, NEAR, STEADY]
+    states, found = search(*rounds, diverging={number: 1})
+    torch.testing.assert_close(found, [kernel(left)])
+    assert states[-1].stop is Stop.RUNNING
+
+
 # Divergence
 
 
@@ -214,7 +251,7 @@ def test_the_image_of_the_latest_finished_round_is_shown():
 )
 def test_a_round_that_diverges_does_not_end_the_search(at, mean):
     laboratory = Laboratory({2: at})
-    states, found = search(NEAR, STEADY, STEADY, make_scout=laboratory)
+    states, (found,) = search(NEAR, STEADY, STEADY, make_scout=laboratory)
     assert [scout.done for scout in laboratory.scouts] == [10, at, 10]
     steps = [*range(1, 11), *range(11, 11 + at), *range(21, 31)]
     assert [state.step for state in states] == steps
@@ -236,7 +273,7 @@ def test_a_first_round_that_diverges_leaves_the_start_to_be_shown():
 
 def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
     states, found = search(NEAR, STEADY, STEADY, diverging={1: 2, 2: 2, 3: 2})
-    assert found is None
+    assert found == []
     assert [state.stop for state in states[-2:]] == [Stop.RUNNING, Stop.DIVERGED]
     assert states[-1].step == states[-2].step
 
@@ -247,7 +284,7 @@ def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
 @pytest.mark.parametrize("stop_at", [1, 5, 10, 14])
 def test_a_search_that_is_closed_does_no_more(stop_at):
     laboratory = Laboratory()
-    states = KernelSearch(Prior(), laboratory, START, [NEAR, STEADY], EVERY).run(0, 99)
+    states = KernelSearch(Prior, laboratory, START, [NEAR, STEADY], EVERY).run(0, 99)
     for _ in range(stop_at):
         next(states)
     states.close()
@@ -264,7 +301,7 @@ def test_a_search_that_is_closed_lets_its_scout_go():
         made.append(weakref.ref(scout))
         return scout
 
-    states = KernelSearch(Prior(), make_scout, START, [NEAR, STEADY], EVERY).run(0, 99)
+    states = KernelSearch(Prior, make_scout, START, [NEAR, STEADY], EVERY).run(0, 99)
     next(states)
     gc.disable()
     try:

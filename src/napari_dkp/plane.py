@@ -4,6 +4,7 @@ This is the composition root: only here do restorers, kernel priors and the engi
 """
 
 import math
+import warnings
 from collections.abc import Generator as Iteration
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,12 +19,14 @@ from napari_dkp import engine, memory
 from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
-from napari_dkp.diffusion.loading import load
+from napari_dkp.diffusion.loading import load, missing_package
 from napari_dkp.diffusion.model import DiffusionModel
 from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
+from napari_dkp.left_out import LeftOut
+from napari_dkp.motion_trials import try_motions
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
@@ -87,11 +90,17 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     elif rounds:
         scout = partial(parts.scout, generator=generator)
         every = parts.rks.every
-        search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
+        make_prior = partial(parts.search_prior, generator)
+        search = KernelSearch(make_prior, scout, start, rounds, every)
         found = yield from search.run(optics_steps(settings), n_steps)
-        if found is None:
+        if not found:
             return
-        prior = KnownKernel(found)
+        kernel = found[0]
+        if len(found) > 1:
+            first = n_steps - left - trial_steps(settings) + 1
+            trials = parts.motion_trials(found, generator)
+            kernel = yield from _watched(trials, first, n_steps, search.shown)
+        prior = KnownKernel(kernel)
     elif tried and isinstance(restorer, DiffusionRestorer):
         reached = yield from _seek_and_try(parts, restorer, start, generator)
         if reached is None:
@@ -126,7 +135,7 @@ def _seek_and_try(
             yield replace(state, n_steps=n_steps)
             return None
         yield replace(state, n_steps=n_steps, stop=Stop.RUNNING)
-    trials = parts.trials(prior.step(restorer.drawn), generator)
+    trials = parts.gaussian_trials(prior.step(restorer.drawn), generator)
     settled = yield from _watched(trials, n_seeking + 1, n_steps, state.image)
     return state.image, settled, n_seeking
 
@@ -272,20 +281,24 @@ class Parts:
             return prior
         return StandingKernel(prior, self._n_updates)
 
-    def trials(
+    def gaussian_trials(
         self, kernel: Tensor, generator: RandomGenerator
     ) -> Iteration[TrialStep, None, Tensor]:
-        """Return the trials that settle a kernel which has been sought."""
-        return try_gaussians(
-            self._model,
-            self._data,
-            self._noise.variances(self._data),
-            self._bounds,
-            self._load_diffusion(),
-            self._diffusion,
-            kernel,
-            generator,
-        )
+        """Return the trials that settle a Gaussian kernel which has been sought."""
+        return try_gaussians(self._left_out(generator), kernel, self._diffusion.trials)
+
+    def motion_trials(
+        self, kernels: list[Tensor], generator: RandomGenerator
+    ) -> Iteration[TrialStep, None, Tensor]:
+        """Return the trials that make one kernel of those that searches have found."""
+        if missing := missing_package():
+            warnings.warn(
+                "The kernel is the mean of all searches, good and bad: to compare them takes "
+                f"{missing}, which is not installed; pip install napari-dkp[diffusion]",
+                stacklevel=2,
+            )
+            return try_motions(None, kernels)
+        return try_motions(self._left_out(generator), kernels)
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
         """Return a restorer for the search: of a motion, a small network.
@@ -387,6 +400,17 @@ class Parts:
         if self._optics is None:
             return usual_cutoff(scale)
         return Cutoff(self._optics.cutoff / scale, _STATED_SPREAD)
+
+    def _left_out(self, generator: RandomGenerator) -> LeftOut:
+        return LeftOut(
+            self._model,
+            self._data,
+            self._noise.variances(self._data),
+            self._bounds,
+            self._load_diffusion(),
+            self._diffusion,
+            generator,
+        )
 
     def _load_diffusion(self) -> DiffusionModel:
         return load(self._diffusion, self._precision, self._data.device)

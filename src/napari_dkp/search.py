@@ -4,6 +4,9 @@ An image that fits the data under some kernel makes that kernel look right, and 
 the more so: alternation alone stays where it began. Two things break the circle. The image starts
 anew several times while the kernel goes on, for only an image that is still forming tells kernels
 apart. And some samples are left out of each fit: what is guessed there bears out no kernel.
+
+Where a search ends also hangs on how it began, above all for bent paths: so the kernel starts anew,
+too, a few times.
 """
 
 from collections.abc import Callable
@@ -28,20 +31,22 @@ class Round:
     steps : image steps.
     kernel_after : image steps before the first kernel update.
     counted_after : image steps after which kernels enter the mean that is found; None for never.
+    anew : whether the kernel starts anew, too, as it does in the first round of all.
     """
 
     steps: int
     kernel_after: int
     counted_after: int | None
+    anew: bool = False
 
 
 def burn_in(config: SearchConfig) -> int:
-    """Return how many first rounds only bring the kernel near."""
+    """Return how many first rounds of a kernel only bring it near."""
     return config.rounds // 2
 
 
 def plan(config: SearchConfig, longest: int, kernel_every: int) -> list[Round]:
-    """Return the rounds of a search.
+    """Return the rounds of a search, for one kernel after another.
 
     Parameters
     ----------
@@ -53,7 +58,8 @@ def plan(config: SearchConfig, longest: int, kernel_every: int) -> list[Round]:
     # An image says the more about its own kernel the further it is: that slows, and steadies.
     near = Round(steps, kernel_every, None)
     steady = Round(steps, max(1, settled), settled)
-    return [near if number < burn_in(config) else steady for number in range(config.rounds)]
+    rounds = [near if number < burn_in(config) else steady for number in range(config.rounds)]
+    return [replace(rounds[0], anew=True), *rounds[1:]] * config.searches
 
 
 class KernelSearch:
@@ -61,31 +67,37 @@ class KernelSearch:
 
     Parameters
     ----------
-    prior : of the kernel.
+    make_prior : returns a fresh prior of the kernel.
     make_scout : returns a fresh image restorer for so many steps.
     start : image to hand out until a round has ended, HR frame.
     rounds : see `plan`.
     kernel_every : image steps per kernel update.
+
+    Attributes
+    ----------
+    shown : image of the latest finished round, HR frame.
     """
 
     def __init__(
         self,
-        prior: KernelPrior,
+        make_prior: Callable[[], KernelPrior],
         make_scout: Callable[[int], ImageRestorer],
         start: Tensor,
         rounds: list[Round],
         kernel_every: int,
     ) -> None:
-        self._prior = prior
+        self._make_prior = make_prior
         self._make_scout = make_scout
+        self.shown = start
         self._start = start
         self._rounds = rounds
         self._kernel_every = kernel_every
 
-    def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
-        """Search; yield the state of every image step and return the kernel, shape (*K,).
+    def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, list[Tensor]]:
+        """Search; yield the state of every image step and return the kernels, each of shape (*K,).
 
-        Where every later round diverges there is none, and the last state says so.
+        There is none of a search whose later rounds all diverge. Where that leaves none at all, the
+        last state says so.
 
         States are numbered over all rounds and show the image of the latest finished one: no image
         is shown that starts from noise.
@@ -96,12 +108,14 @@ class KernelSearch:
             follows it.
         """
         done = before
-        shown = self._start
-        counted = []
+        counted: list[list[Tensor]] = []
         for each in self._rounds:
+            if each.anew or not counted:
+                prior = self._make_prior()
+                counted.append([])
             fit = engine.alternate(
                 self._make_scout(each.steps),
-                self._prior,
+                prior,
                 self._start,
                 each.steps,
                 self._kernel_every,
@@ -110,21 +124,21 @@ class KernelSearch:
             for state in fit:
                 late = each.counted_after is not None and state.step > each.counted_after
                 if late and state.stop is not Stop.DIVERGED:
-                    counted.append(state.kernel)
+                    counted[-1].append(state.kernel)
                 latest = replace(
                     state,
                     step=done + state.step,
                     n_steps=n_steps,
-                    image=shown,
+                    image=self.shown,
                     stop=Stop.RUNNING,
                     searching=True,
                 )
                 yield latest
             done += each.steps
             if state.stop is Stop.COMPLETED:
-                shown = state.image
+                self.shown = state.image
         # A round that diverges ends early, and the next one may do better.
-        if counted:
-            return torch.stack(counted).mean(0)
-        yield replace(latest, stop=Stop.DIVERGED)
-        return None
+        found = [torch.stack(kernels).mean(0) for kernels in counted if kernels]
+        if not found:
+            yield replace(latest, stop=Stop.DIVERGED)
+        return found

@@ -267,7 +267,9 @@ class SearchConfig:
 
     Parameters
     ----------
-    rounds : images that are formed, each from the start, while the kernel goes on: in the first
+    searches : from the start, one after the other: each ends somewhere else. The mean is taken of
+        the kernels that foretell samples as well as the best one does.
+    rounds : images that a search forms, each from the start, while the kernel goes on: in the first
         half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.
     settled : share of a later round's steps after which its image informs the kernel, and after
@@ -281,7 +283,8 @@ class SearchConfig:
     channels : width of the small network that forms the images.
     """
 
-    rounds: int = 6
+    searches: int = 3
+    rounds: int = 4
     steps: int = 100
     settled: float = 0.5
     memory: float = 0.9
@@ -291,6 +294,7 @@ class SearchConfig:
     channels: int = 32
 
     def __post_init__(self) -> None:
+        integer(self, "searches", 1, 64)
         integer(self, "rounds", 1)
         integer(self, "steps", 1)
         number(self, "settled", 0.0, 1.0)
