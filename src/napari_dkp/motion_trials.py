@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from napari_dkp.engine import TrialStep
-from napari_dkp.left_out import NOISE_SHARES, LeftOut, Trial
+from napari_dkp.left_out import NOISE_SHARES, LeftOut
 
 
 def try_motions(
     left_out: LeftOut | None, kernels: Sequence[Tensor]
 ) -> Iteration[TrialStep, None, Tensor]:
-    """Find the mean of those kernels that foretell samples as well as the best one does.
+    """Find the mean of those kernels that foretell samples about as well as the best one.
 
     Yields image steps, `most_steps` of them at most, and returns that mean. Where the plane is too
     small to tell, the mean is that of all.
@@ -40,8 +40,8 @@ def try_motions(
     ends = []
     for kernel in kernels:
         ends.append((yield from begun.under(kernel, levels)))
-    best = min(ends, key=lambda end: end.misfit)
-    alike = [kernel for kernel, end in zip(kernels, ends, strict=True) if not _worse(end, best)]
+    most = _ALIKE * min(end.misfit for end in ends)
+    alike = [kernel for kernel, end in zip(kernels, ends, strict=True) if end.misfit <= most]
     return torch.stack(alike).mean(0)
 
 
@@ -50,14 +50,8 @@ def most_steps(n_kernels: int) -> int:
     return (len(NOISE_SHARES) + n_kernels) * _STEPS if n_kernels > 1 else 0
 
 
-def _worse(trial: Trial, best: Trial) -> bool:
-    """Tell whether errors are larger by more than chance explains."""
-    excess = trial.errors.abs() - best.errors.abs()
-    return bool(excess.mean() > _SURE * excess.std() / len(excess) ** 0.5)
-
-
 # Noise levels, relative to a range of 2, and the steps from one to the other.
 _FIRST, _LAST = 1.0, 0.03
 _STEPS = 9
-# Standard errors.
-_SURE = 2.0
+# Times the least mean error. A kernel that is a fifth wider foretells 5 % better, right or wrong.
+_ALIKE = 1.06
