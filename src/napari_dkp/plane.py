@@ -47,7 +47,7 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.search import KernelSearch, burn_in
+from napari_dkp.search import KernelSearch, Round, burn_in
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
 from napari_dkp.volume_trials import intervals, try_volume
@@ -88,19 +88,10 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         sought = parts.volume_kernel(generator)
         prior = KnownKernel((yield from _watched(sought, 1, n_steps, start)))
     elif rounds:
-        scout = partial(parts.scout, generator=generator)
-        every = parts.rks.every
-        make_prior = partial(parts.search_prior, generator)
-        search = KernelSearch(make_prior, scout, start, rounds, every)
-        found = yield from search.run(optics_steps(settings), n_steps)
-        if not found:
+        found = yield from _search_and_try(parts, rounds, start, generator)
+        if found is None:
             return
-        kernel = found[0]
-        if len(found) > 1:
-            first = n_steps - left - trial_steps(settings) + 1
-            trials = parts.motion_trials(found, generator)
-            kernel = yield from _watched(trials, first, n_steps, search.shown)
-        prior = KnownKernel(kernel)
+        prior = KnownKernel(found)
     elif tried and isinstance(restorer, DiffusionRestorer):
         reached = yield from _seek_and_try(parts, restorer, start, generator)
         if reached is None:
@@ -114,6 +105,26 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         if state.stop is Stop.COMPLETED:
             parts.conclude(restorer, state.kernel)
         yield replace(state, step=n_steps - left + state.step, n_steps=n_steps)
+
+
+def _search_and_try(
+    parts: "Parts", rounds: list[Round], start: Tensor, generator: RandomGenerator
+) -> Iteration[State[Tensor], None, Tensor | None]:
+    """Search for a kernel; where several searches find one, make one of them in trials.
+
+    Returns None where every search diverged.
+    """
+    settings = parts.settings
+    n_steps = planned_steps(settings)
+    make_prior = partial(parts.search_prior, generator)
+    scout = partial(parts.scout, generator=generator)
+    search = KernelSearch(make_prior, scout, start, rounds, parts.rks.every)
+    found = yield from search.run(optics_steps(settings), n_steps)
+    if len(found) < 2:
+        return found[0] if found else None
+    first = n_steps - parts.n_steps - trial_steps(settings) + 1
+    trials = parts.motion_trials(found, generator)
+    return (yield from _watched(trials, first, n_steps, search.shown))
 
 
 def _seek_and_try(
