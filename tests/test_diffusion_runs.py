@@ -10,8 +10,7 @@ from tiny import TINY
 from tiny_diffusion import saved
 
 from napari_dkp import iter_restore, restore
-from napari_dkp.config import DiffusionConfig, NoiseConfig, SearchConfig, Settings
-from napari_dkp.diffusion import loading
+from napari_dkp.config import DiffusionConfig, NoiseConfig, Settings
 from napari_dkp.stack import Run
 from napari_dkp.state import Stop
 
@@ -134,39 +133,6 @@ def test_motion_is_sought_before_the_image(options):
     assert searching == sorted(searching, reverse=True)
     assert len(states) - sum(searching) == STEPS
     np.testing.assert_array_equal(states[-STEPS].kernel, states[-1].kernel)
-
-
-@pytest.fixture
-def sought_twice(options):
-    """Keywords of a motion that two searches look for, in an image large enough to tell them."""
-    search = SearchConfig(searches=2, rounds=1, steps=3, channels=4)
-    return options(method="dip", kernel_family="line", search=search)
-
-
-def test_kernels_of_several_searches_are_compared_in_trials(sought_twice):
-    """By a diffusion model, whatever restores the image."""
-    states = list(iter_restore(picture(64, 60), **sought_twice))
-    searching = [state for state in states if state.searching]
-    searched, tried = searching[:6], searching[6:]
-    # Under their mean at up to three noises, then under each of them.
-    assert len(tried) in (3 * 9, 4 * 9, 5 * 9)
-    assert states[0].n_steps == 6 + 5 * 9 + STEPS
-    first, second = searched[2].kernel, searched[5].kernel
-    assert not np.allclose(first, second, atol=1e-3)
-    np.testing.assert_allclose(tried[0].kernel, (first + second) / 2, atol=1e-6)
-    np.testing.assert_array_equal(tried[-10].kernel, first)
-    np.testing.assert_array_equal(tried[-1].kernel, second)
-    found = states[-1].kernel
-    assert any(np.allclose(found, each, atol=1e-6) for each in (first, second, tried[0].kernel))
-
-
-def test_without_the_extra_they_are_averaged_and_that_is_said(sought_twice, monkeypatch):
-    monkeypatch.setattr(loading, "_PACKAGES", ("not_there",))
-    with pytest.warns(UserWarning, match=r"mean of all searches.*not_there"):
-        states = list(iter_restore(picture(64, 60), **sought_twice))
-    first, second = states[2].kernel, states[5].kernel
-    assert len(states) == 6 + STEPS
-    np.testing.assert_allclose(states[-1].kernel, (first + second) / 2, atol=1e-6)
 
 
 def test_a_kernel_is_tried_step_by_step_between_seeking_and_restoring(options):

@@ -182,9 +182,7 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     count = Counts.of(run.settings, known_kernel=known)
     searching = sum(state.searching for state in states)
     assert (count.search_steps, count.steps) == (searching, len(states) - searching)
-    assert count.search_steps + count.steps == steps.count("image")
-    # The image is too small for trials.
-    assert steps.count("image") == run.n_steps - count.trial_steps
+    assert count.search_steps + count.steps == steps.count("image") == run.n_steps
     assert count.updates == steps.count("update")
     assert 3 * count.warm_ups == steps.count("warm-up")
     assert asked <= {count.max_sites}
@@ -332,6 +330,6 @@ class TestDiffusion:
         of_motion = replace(asking(), kernel_family="line")
         run = Run(np.random.default_rng(0).random((20, 24)), of_motion)
         count = Counts.of(run.settings)
-        assert count.search_steps + count.trial_steps + count.steps == run.n_steps
+        assert count.search_steps + count.steps == run.n_steps
         known = estimate((40, 40), of_motion, known_kernel=True)
         assert estimate((40, 40), of_motion).seconds > known.seconds

@@ -7,12 +7,11 @@ import torch
 from diffused import GaussianField, natural_power
 from returned import returned
 
-from napari_dkp import gaussian_trials, left_out
+from napari_dkp import gaussian_trials
 from napari_dkp.config import DiffusionConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.gaussian_trials import most_steps, try_gaussians
 from napari_dkp.kernels import covariance, gaussian
-from napari_dkp.left_out import LeftOut
 
 BLACK_TO_WHITE = (-1.0, 1.0)
 TRUE = torch.tensor([[[4.0, 1.2], [1.2, 2.0]]])
@@ -36,17 +35,18 @@ class Case:
     def kernel(self, spread):
         return gaussian(spread, self.model.kernel_shape, self.model.kernel_centre)[0]
 
-    def settled(self, kernel, seed=0, rounds=2):
-        samples = LeftOut(
+    def settled(self, kernel, seed=0, **changes):
+        trials = try_gaussians(
             self.model,
             self.data,
             self.variance,
             BLACK_TO_WHITE,
             self.diffusion,
-            DiffusionConfig(),
+            DiffusionConfig(**changes),
+            kernel,
             torch.Generator().manual_seed(seed),
         )
-        return returned(try_gaussians(samples, kernel, rounds))
+        return returned(trials)
 
 
 def off(kernel, psf):
@@ -67,7 +67,7 @@ def test_a_kernel_that_is_off_is_mended(start, left):
 def test_more_rounds_come_nearer():
     case = Case()
     before = case.kernel(0.4 * TRUE)
-    errors = [off(case.settled(before, rounds=trials), case.psf) for trials in (1, 3)]
+    errors = [off(case.settled(before, trials=trials), case.psf) for trials in (1, 3)]
     assert errors[1] < errors[0] < off(before, case.psf)
 
 
@@ -93,7 +93,7 @@ def test_a_kernel_of_another_shape_stays_where_no_gaussian_foretells_better():
 
 def test_a_large_plane_is_tried_in_a_piece(monkeypatch):
     case = Case(side=128, boundary="free")
-    monkeypatch.setattr(left_out, "WINDOW", 96)
+    monkeypatch.setattr(gaussian_trials, "WINDOW", 96)
     shapes = set()
 
     class Piece(GaussianField):
@@ -126,8 +126,8 @@ def test_samples_that_no_kernel_foretells_better_change_nothing():
 @pytest.mark.parametrize("trials", [0, 1, 3])
 def test_the_steps_are_counted(trials):
     case = Case(noise=0.1)  # so much that all noise levels are tried
-    case.settled(case.psf, rounds=trials)
-    assert case.diffusion.calls == most_steps(trials)
+    case.settled(case.psf, trials=trials)
+    assert case.diffusion.calls == most_steps(DiffusionConfig(trials=trials))
 
 
 def test_second_moments_are_those_of_the_gaussian():

@@ -4,6 +4,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
+from itertools import permutations
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from napari_dkp.config import SearchConfig
 from napari_dkp.engine import RestorerStep
-from napari_dkp.search import KernelSearch, Round, burn_in, plan
+from napari_dkp.search import KernelSearch, Round, agreed, burn_in, plan
 from napari_dkp.state import State, Stop
 
 START = torch.full((1, 4, 4), -1.0)
@@ -74,9 +75,9 @@ def search(
     make_prior: Callable[[], Prior] = Prior,
     make_scout: Callable[[int], Scout] | None = None,
     n_steps: int = 99,
-) -> tuple[list[State[Tensor]], list[Tensor]]:
-    """Run a search to its end; return its states and the kernels it found."""
-    found: list[list[Tensor]] = []
+) -> tuple[list[State[Tensor]], Tensor]:
+    """Run a search to its end; return its states and the kernel it found."""
+    found: list[Tensor] = []
 
     def states():
         searching = KernelSearch(
@@ -181,7 +182,7 @@ def test_one_scout_works_at_a_time():
     ],
 )
 def test_the_kernel_is_the_mean_over_settled_steps_of_rounds_that_count(rounds, mean):
-    _, (found,) = search(*rounds)
+    _, found = search(*rounds)
     torch.testing.assert_close(found, kernel(mean))
 
 
@@ -222,7 +223,7 @@ def test_a_kernel_that_starts_anew_has_a_prior_of_its_own():
     states, found = search(ANEW, STEADY, ANEW, STEADY, STEADY, make_prior=make_prior)
     assert [len(prior.shown) for prior in priors] == [2, 3]
     assert priors[1].shown[0][0] == pytest.approx(3.002)  # an image of the third round
-    torch.testing.assert_close(found, [kernel(2.02), kernel(2.52)])
+    torch.testing.assert_close(found, kernel((2.02 + 2.52) / 2))
     assert [state.step for state in states] == list(range(1, 51))
     assert states[-1].image.mean().item() == pytest.approx(4.01)
 
@@ -231,8 +232,30 @@ def test_a_kernel_that_starts_anew_has_a_prior_of_its_own():
 def test_a_search_that_diverges_leaves_the_kernel_of_the_other(number, left):
     rounds = [ANEW, STEADY, ANEW, NEAR, STEADY]
     states, found = search(*rounds, diverging={number: 1})
-    torch.testing.assert_close(found, [kernel(left)])
+    torch.testing.assert_close(found, kernel(left))
     assert states[-1].stop is Stop.RUNNING
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_what_most_searches_agree_on_is_taken(order):
+    bar, wider, other = torch.zeros(3, 5, 5)
+    bar[2] = 0.2
+    wider[1:4] = torch.tensor([0.02, 0.16, 0.02])[:, None]
+    other[:, 2] = 0.2
+    kernels = [bar, wider, other]
+    torch.testing.assert_close(agreed([kernels[index] for index in order]), (bar + wider) / 2)
+
+
+def test_where_none_agree_the_one_between_is_taken():
+    near, between, far = torch.zeros(3, 5, 5)
+    near[1, 1:4] = between[1, 2:4] = between[2, 3:5] = far[2:4, 4] = 1.0
+    kernels = [near / 3, between / 4, far / 2]
+    assert torch.equal(agreed(kernels), kernels[1])
+
+
+def test_a_single_kernel_is_taken_as_it_is():
+    only = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(agreed([only]), only)
 
 
 # Divergence
@@ -251,7 +274,7 @@ def test_a_search_that_diverges_leaves_the_kernel_of_the_other(number, left):
 )
 def test_a_round_that_diverges_does_not_end_the_search(at, mean):
     laboratory = Laboratory({2: at})
-    states, (found,) = search(NEAR, STEADY, STEADY, make_scout=laboratory)
+    states, found = search(NEAR, STEADY, STEADY, make_scout=laboratory)
     assert [scout.done for scout in laboratory.scouts] == [10, at, 10]
     steps = [*range(1, 11), *range(11, 11 + at), *range(21, 31)]
     assert [state.step for state in states] == steps
@@ -273,7 +296,7 @@ def test_a_first_round_that_diverges_leaves_the_start_to_be_shown():
 
 def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
     states, found = search(NEAR, STEADY, STEADY, diverging={1: 2, 2: 2, 3: 2})
-    assert found == []
+    assert found is None
     assert [state.stop for state in states[-2:]] == [Stop.RUNNING, Stop.DIVERGED]
     assert states[-1].step == states[-2].step
 

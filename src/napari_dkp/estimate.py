@@ -13,11 +13,11 @@ import torch
 from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_device, resolve_precision
-from napari_dkp.diffusion.loading import load, missing_package
+from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
+from napari_dkp.gaussian_trials import WINDOW
 from napari_dkp.layout import Layout, guess_axes
-from napari_dkp.left_out import WINDOW
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
 from napari_dkp.restorers.photon_halves import PhotonHalves
@@ -173,8 +173,7 @@ class Counts:
             of_motion = settings.kernel_family in MOTION_FAMILIES
             max_sites = search.max_sites if of_motion else rks.max_sites
             searches = sum(each.anew for each in rounds) or 1
-            searching = sum(each.steps for each in rounds)
-            return cls(searches, updates, max_sites, searching, steps, trial_steps(settings))
+            return cls(searches, updates, max_sites, sum(each.steps for each in rounds), steps)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
@@ -242,13 +241,6 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     n_steps = 6
     _, image_seconds = _timed(lambda: restorer.step(kernel), device, n_steps)
     _, search_seconds = _timed(lambda: scout.step(kernel), device, n_steps)
-    trial_seconds = search_seconds if settings.volume else image_seconds
-    by_network = prior is not None and settings.method == "dip"
-    if by_network and trial_steps(settings) and not missing_package():
-        # By a diffusion model all the same.
-        tried = replace(settings, method="diffusion")
-        trier = Parts(model, data, (0.0, 1.0), noise, tried).restorer(generator)
-        _, trial_seconds = _timed(partial(trier.step, kernel), device, n_steps)
     kernel_seconds = 0.0
     if prior is not None:
         _, kernel_seconds = _timed(partial(prior.step, step.image), device)
@@ -257,7 +249,7 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         sites=math.prod(model.lr_shape),
         image_seconds=image_seconds,
         search_seconds=search_seconds,
-        trial_seconds=trial_seconds,
+        trial_seconds=search_seconds if settings.volume else image_seconds,
         kernel_seconds=kernel_seconds,
         warm_up_seconds=warm_up * warm_up_steps / _PROBE_WARM_UP,
         bytes=_bytes(saved, channels * math.prod(model.domain_shape)),

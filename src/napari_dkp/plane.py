@@ -4,7 +4,6 @@ This is the composition root: only here do restorers, kernel priors and the engi
 """
 
 import math
-import warnings
 from collections.abc import Generator as Iteration
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -19,14 +18,12 @@ from napari_dkp import engine, memory
 from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import resolve_precision
-from napari_dkp.diffusion.loading import load, missing_package
+from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import DiffusionModel
 from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
-from napari_dkp.left_out import LeftOut
-from napari_dkp.motion_trials import try_motions
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
@@ -47,7 +44,7 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.search import KernelSearch, Round, burn_in
+from napari_dkp.search import KernelSearch, burn_in
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
 from napari_dkp.volume_trials import intervals, try_volume
@@ -88,7 +85,11 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         sought = parts.volume_kernel(generator)
         prior = KnownKernel((yield from _watched(sought, 1, n_steps, start)))
     elif rounds:
-        found = yield from _search_and_try(parts, rounds, start, generator)
+        scout = partial(parts.scout, generator=generator)
+        every = parts.rks.every
+        make_prior = partial(parts.search_prior, generator)
+        search = KernelSearch(make_prior, scout, start, rounds, every)
+        found = yield from search.run(optics_steps(settings), n_steps)
         if found is None:
             return
         prior = KnownKernel(found)
@@ -105,26 +106,6 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         if state.stop is Stop.COMPLETED:
             parts.conclude(restorer, state.kernel)
         yield replace(state, step=n_steps - left + state.step, n_steps=n_steps)
-
-
-def _search_and_try(
-    parts: "Parts", rounds: list[Round], start: Tensor, generator: RandomGenerator
-) -> Iteration[State[Tensor], None, Tensor | None]:
-    """Search for a kernel; where several searches find one, make one of them in trials.
-
-    Returns None where every search diverged.
-    """
-    settings = parts.settings
-    n_steps = planned_steps(settings)
-    make_prior = partial(parts.search_prior, generator)
-    scout = partial(parts.scout, generator=generator)
-    search = KernelSearch(make_prior, scout, start, rounds, parts.rks.every)
-    found = yield from search.run(optics_steps(settings), n_steps)
-    if len(found) < 2:
-        return found[0] if found else None
-    first = n_steps - parts.n_steps - trial_steps(settings) + 1
-    trials = parts.motion_trials(found, generator)
-    return (yield from _watched(trials, first, n_steps, search.shown))
 
 
 def _seek_and_try(
@@ -146,7 +127,7 @@ def _seek_and_try(
             yield replace(state, n_steps=n_steps)
             return None
         yield replace(state, n_steps=n_steps, stop=Stop.RUNNING)
-    trials = parts.gaussian_trials(prior.step(restorer.drawn), generator)
+    trials = parts.trials(prior.step(restorer.drawn), generator)
     settled = yield from _watched(trials, n_seeking + 1, n_steps, state.image)
     return state.image, settled, n_seeking
 
@@ -292,24 +273,20 @@ class Parts:
             return prior
         return StandingKernel(prior, self._n_updates)
 
-    def gaussian_trials(
+    def trials(
         self, kernel: Tensor, generator: RandomGenerator
     ) -> Iteration[TrialStep, None, Tensor]:
-        """Return the trials that settle a Gaussian kernel which has been sought."""
-        return try_gaussians(self._left_out(generator), kernel, self._diffusion.trials)
-
-    def motion_trials(
-        self, kernels: list[Tensor], generator: RandomGenerator
-    ) -> Iteration[TrialStep, None, Tensor]:
-        """Return the trials that make one kernel of those that searches have found."""
-        if missing := missing_package():
-            warnings.warn(
-                "The kernel is the mean of all searches, good and bad: to compare them takes "
-                f"{missing}, which is not installed; pip install napari-dkp[diffusion]",
-                stacklevel=2,
-            )
-            return try_motions(None, kernels)
-        return try_motions(self._left_out(generator), kernels)
+        """Return the trials that settle a kernel which has been sought."""
+        return try_gaussians(
+            self._model,
+            self._data,
+            self._noise.variances(self._data),
+            self._bounds,
+            self._load_diffusion(),
+            self._diffusion,
+            kernel,
+            generator,
+        )
 
     def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
         """Return a restorer for the search: of a motion, a small network.
@@ -411,17 +388,6 @@ class Parts:
         if self._optics is None:
             return usual_cutoff(scale)
         return Cutoff(self._optics.cutoff / scale, _STATED_SPREAD)
-
-    def _left_out(self, generator: RandomGenerator) -> LeftOut:
-        return LeftOut(
-            self._model,
-            self._data,
-            self._noise.variances(self._data),
-            self._bounds,
-            self._load_diffusion(),
-            self._diffusion,
-            generator,
-        )
 
     def _load_diffusion(self) -> DiffusionModel:
         return load(self._diffusion, self._precision, self._data.device)

@@ -1,7 +1,7 @@
 """How many steps resolved settings ask for, and what is done at once."""
 
-from napari_dkp import gaussian_trials, motion_trials
 from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, Settings
+from napari_dkp.gaussian_trials import most_steps
 from napari_dkp.optics_trials import N_TRIALS
 from napari_dkp.plan import Plan
 from napari_dkp.search import Round, plan
@@ -48,15 +48,13 @@ def standing_after(settings: Settings) -> int | None:
 def trial_steps(settings: Settings) -> int:
     """Return the image steps, at most, of the trials that settle a kernel which is sought."""
     assert settings.diffusion and settings.iterations and settings.rks
-    if rounds := search_rounds(settings):
-        return motion_trials.most_steps(sum(each.anew for each in rounds))
     if settings.volume:
         return MOST_TRIALS if None in intervals(settings.kernel_family, settings.rks) else 0
     diffusion = settings.diffusion
     annealed = settings.method == "diffusion" and diffusion.sampler == "anneal"
     tried = annealed and settings.kernel_family == "gaussian" and diffusion.trials > 0
     stands = settings.iterations > (standing_after(settings) or 0)
-    return gaussian_trials.most_steps(diffusion.trials) if tried and stands else 0
+    return most_steps(diffusion) if tried and stands else 0
 
 
 def optics_steps(settings: Settings) -> int:

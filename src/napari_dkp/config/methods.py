@@ -267,8 +267,7 @@ class SearchConfig:
 
     Parameters
     ----------
-    searches : from the start, one after the other: each ends somewhere else. The mean is taken of
-        the kernels that foretell samples as well as the best one does.
+    searches : each from the start, one after the other; what they agree on is taken.
     rounds : images that a search forms, each from the start, while the kernel goes on: in the first
         half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.

@@ -26,7 +26,8 @@ def check(config: DiffusionConfig) -> None:
     ValueError
         If a package is missing, there is no such model on this machine, or it is of another kind.
     """
-    if missing := missing_package():
+    missing = next((package for package in _PACKAGES if find_spec(package) is None), None)
+    if missing:
         raise ValueError(
             f"method: expected 'dip' or 'richardson-lucy' where {missing} is not installed; got "
             "'diffusion'. Install it with: pip install napari-dkp[diffusion]"
@@ -37,11 +38,6 @@ def check(config: DiffusionConfig) -> None:
     source = source or _from_hub(config)
     if source.is_dir():
         _parts(source)
-
-
-def missing_package() -> str | None:
-    """Return a package of the extra `diffusion` that is not installed, or None."""
-    return next((package for package in _PACKAGES if find_spec(package) is None), None)
 
 
 _PACKAGES = ("diffusers", "safetensors")
