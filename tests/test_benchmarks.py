@@ -281,7 +281,7 @@ def test_kernel_share_is_of_a_whole_run():
     rks = RKSConfig(every=3, updates=20)
     optics = Settings(iterations=100, rks=rks).resolve()
     assert speed.kernel_share(optics, seconds) == pytest.approx(7.0 / 17.0)
-    search = SearchConfig(searches=1, rounds=3, steps=20, settled=0.5)
+    search = SearchConfig(rounds=3, steps=20, settled=0.5)
     motion = Settings(iterations=100, rks=rks, search=search, kernel_family="line").resolve()
     # A round of updates after steps 3, 6 to 18, and two of updates after steps 12, 15 and 18.
     kernel = 3.0 + (6 + 2 * 3) * 0.2

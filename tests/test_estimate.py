@@ -27,7 +27,7 @@ SMALL = Settings(
     kernel_size=5,
     rks=RKSConfig(particles=16),
     pke=PKEConfig(hidden=(16,), steps=1, warm_up=0),
-    search=SearchConfig(searches=1, rounds=3, steps=7, channels=4),
+    search=SearchConfig(rounds=3, steps=7, channels=4),
     dip=DIPConfig(channels=4),
 )
 
@@ -143,7 +143,6 @@ LINE = {"kernel_family": "line"}
         LINE | {"search": replace(SMALL.search, steps=16, settled=0.0)},
         LINE | {"search": replace(SMALL.search, steps=12, settled=1.0)},
         LINE | {"search": replace(SMALL.search, rounds=1)},
-        LINE | {"search": replace(SMALL.search, searches=2)},
         {"rks": RKSConfig(sampler="paper", every=5)},
         {"rks": RKSConfig(sampler="paper", every=1, updates=2), "kernel_family": "gaussian"},
         {"rks": RKSConfig(sampler="paper", every=5), "kernel_family": "line"},

@@ -28,25 +28,20 @@ from napari_dkp.state import Stop
 
 
 @pytest.mark.parametrize(
-    ("preset", "searches", "steps"), [("fast", 1, 50), ("balanced", 3, 100), ("best", 5, 100)]
+    ("preset", "near", "steady"),
+    [
+        ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
+        ("balanced", [Round(100, 5, None)] * 3, [Round(100, 50, 50)] * 3),
+        ("best", [Round(100, 5, None)] * 5, [Round(100, 50, 50)] * 5),
+        ("paper", [], []),
+    ],
 )
-def test_presets_have_their_searches(preset, searches, steps):
-    near, steady = Round(steps, 5, None), Round(steps, steps // 2, steps // 2)
+def test_presets_have_their_rounds(preset, near, steady):
     for family in ("line", "trajectory"):
         resolved = Settings(preset=preset, kernel_family=family).resolve()
-        search = [replace(near, anew=True), near, steady, steady]
-        assert search_rounds(resolved) == searches * search
-
-
-@pytest.mark.parametrize("preset", ["fast", "balanced", "best"])
-def test_optics_need_no_search(preset):
+        assert search_rounds(resolved) == near + steady
     for family in ("auto", "gaussian"):
         assert search_rounds(Settings(preset=preset, kernel_family=family).resolve()) == []
-
-
-def test_the_published_method_has_no_search():
-    for family in ("line", "trajectory"):
-        assert search_rounds(Settings(preset="paper", kernel_family=family).resolve()) == []
 
 
 @pytest.fixture

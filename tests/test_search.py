@@ -4,7 +4,6 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
-from itertools import permutations
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from napari_dkp.config import SearchConfig
 from napari_dkp.engine import RestorerStep
-from napari_dkp.search import KernelSearch, Round, agreed, burn_in, plan
+from napari_dkp.search import KernelSearch, Round, burn_in, plan
 from napari_dkp.state import State, Stop
 
 START = torch.full((1, 4, 4), -1.0)
@@ -72,7 +71,7 @@ EVERY = 2
 def search(
     *rounds: Round,
     diverging: dict[int, int] | None = None,
-    make_prior: Callable[[], Prior] = Prior,
+    prior: Prior | None = None,
     make_scout: Callable[[int], Scout] | None = None,
     n_steps: int = 99,
 ) -> tuple[list[State[Tensor]], Tensor]:
@@ -81,7 +80,7 @@ def search(
 
     def states():
         searching = KernelSearch(
-            make_prior, make_scout or Laboratory(diverging), START, list(rounds), EVERY
+            prior or Prior(), make_scout or Laboratory(diverging), START, list(rounds), EVERY
         )
         found.append((yield from searching.run(0, n_steps)))
 
@@ -92,21 +91,13 @@ def search(
 
 
 def test_first_rounds_bring_the_kernel_near_and_later_ones_count():
-    config = SearchConfig(searches=1, rounds=5, steps=20, settled=0.4)
-    first, *later = plan(config, 1000, 3)
-    assert first == Round(20, 3, None, anew=True)
-    assert later == [Round(20, 3, None)] + [Round(20, 8, 8)] * 3
-
-
-def test_each_search_has_the_same_rounds():
-    one = plan(SearchConfig(searches=1), 1000, 5)
-    assert [each.anew for each in one] == [True] + [False] * (len(one) - 1)
-    assert plan(SearchConfig(searches=3), 1000, 5) == one * 3
+    config = SearchConfig(rounds=5, steps=20, settled=0.4)
+    assert plan(config, 1000, 3) == [Round(20, 3, None)] * 2 + [Round(20, 8, 8)] * 3
 
 
 @pytest.mark.parametrize(("rounds", "near"), [(1, 0), (2, 1), (3, 1), (6, 3), (10, 5)])
 def test_half_of_the_rounds_never_count(rounds, near):
-    config = SearchConfig(searches=1, rounds=rounds)
+    config = SearchConfig(rounds=rounds)
     planned = plan(config, 1000, 5)
     assert burn_in(config) == near
     assert [each.counted_after is None for each in planned] == [True] * near + [False] * (
@@ -119,7 +110,7 @@ def test_half_of_the_rounds_never_count(rounds, near):
     [(1000, 20, 8), (20, 20, 8), (15, 15, 6), (4, 4, 2), (2, 2, 1), (1, 1, 0)],
 )
 def test_no_round_is_longer_than_the_longest(longest, steps, settled):
-    near, steady = plan(SearchConfig(searches=1, rounds=2, steps=20, settled=0.4), longest, 5)
+    near, steady = plan(SearchConfig(rounds=2, steps=20, settled=0.4), longest, 5)
     assert near.steps == steady.steps == steps
     assert steady.counted_after == settled
 
@@ -127,7 +118,7 @@ def test_no_round_is_longer_than_the_longest(longest, steps, settled):
 @pytest.mark.parametrize("settled", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("longest", [1, 2, 7, 100])
 def test_the_last_step_of_a_later_round_counts_always(longest, settled):
-    (steady,) = plan(SearchConfig(searches=1, rounds=1, settled=settled), longest, 5)
+    (steady,) = plan(SearchConfig(rounds=1, settled=settled), longest, 5)
     assert 0 <= steady.counted_after < steady.steps
 
 
@@ -188,7 +179,7 @@ def test_the_kernel_is_the_mean_over_settled_steps_of_rounds_that_count(rounds, 
 
 def test_each_round_informs_the_kernel_with_images_of_its_own_scout():
     prior = Prior()
-    search(NEAR, Round(10, 5, 5), Round(10, 10, 9), make_prior=lambda: prior)
+    search(NEAR, Round(10, 5, 5), Round(10, 10, 9), prior=prior)
     images = [[number + step / 1000 for step in (2, 4, 6, 8)] for number in (1, 2)]
     assert prior.shown[0] == pytest.approx(images[0])
     assert prior.shown[1] == pytest.approx(images[1][2:])
@@ -205,57 +196,6 @@ def test_the_image_of_the_latest_finished_round_is_shown():
     states, _ = search(Round(3, 1, None), Round(2, 1, None), Round(4, 1, 2))
     expected = [-1] * 3 + [1.003] * 2 + [2.002] * 4
     assert [state.image.mean().item() for state in states] == pytest.approx(expected)
-
-
-# Kernels that start anew
-
-
-ANEW = Round(10, 2, None, anew=True)
-
-
-def test_a_kernel_that_starts_anew_has_a_prior_of_its_own():
-    priors = []
-
-    def make_prior() -> Prior:
-        priors.append(Prior())
-        return priors[-1]
-
-    states, found = search(ANEW, STEADY, ANEW, STEADY, STEADY, make_prior=make_prior)
-    assert [len(prior.shown) for prior in priors] == [2, 3]
-    assert priors[1].shown[0][0] == pytest.approx(3.002)  # an image of the third round
-    torch.testing.assert_close(found, kernel((2.02 + 2.52) / 2))
-    assert [state.step for state in states] == list(range(1, 51))
-    assert states[-1].image.mean().item() == pytest.approx(4.01)
-
-
-@pytest.mark.parametrize(("number", "left"), [(2, 3.02), (5, 2.02)])
-def test_a_search_that_diverges_leaves_the_kernel_of_the_other(number, left):
-    rounds = [ANEW, STEADY, ANEW, NEAR, STEADY]
-    states, found = search(*rounds, diverging={number: 1})
-    torch.testing.assert_close(found, kernel(left))
-    assert states[-1].stop is Stop.RUNNING
-
-
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_what_most_searches_agree_on_is_taken(order):
-    bar, wider, other = torch.zeros(3, 5, 5)
-    bar[2] = 0.2
-    wider[1:4] = torch.tensor([0.02, 0.16, 0.02])[:, None]
-    other[:, 2] = 0.2
-    kernels = [bar, wider, other]
-    torch.testing.assert_close(agreed([kernels[index] for index in order]), (bar + wider) / 2)
-
-
-def test_where_none_agree_the_one_between_is_taken():
-    near, between, far = torch.zeros(3, 5, 5)
-    near[1, 1:4] = between[1, 2:4] = between[2, 3:5] = far[2:4, 4] = 1.0
-    kernels = [near / 3, between / 4, far / 2]
-    assert torch.equal(agreed(kernels), kernels[1])
-
-
-def test_a_single_kernel_is_taken_as_it_is():
-    only = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(agreed([only]), only)
 
 
 # Divergence
@@ -307,7 +247,7 @@ def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
 @pytest.mark.parametrize("stop_at", [1, 5, 10, 14])
 def test_a_search_that_is_closed_does_no_more(stop_at):
     laboratory = Laboratory()
-    states = KernelSearch(Prior, laboratory, START, [NEAR, STEADY], EVERY).run(0, 99)
+    states = KernelSearch(Prior(), laboratory, START, [NEAR, STEADY], EVERY).run(0, 99)
     for _ in range(stop_at):
         next(states)
     states.close()
@@ -324,7 +264,7 @@ def test_a_search_that_is_closed_lets_its_scout_go():
         made.append(weakref.ref(scout))
         return scout
 
-    states = KernelSearch(Prior, make_scout, START, [NEAR, STEADY], EVERY).run(0, 99)
+    states = KernelSearch(Prior(), make_scout, START, [NEAR, STEADY], EVERY).run(0, 99)
     next(states)
     gc.disable()
     try:

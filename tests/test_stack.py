@@ -539,7 +539,7 @@ def test_a_preset_is_stored_as_its_numbers():
     assert None not in (resolved.search, resolved.dip)
     assert run.n_steps == 600
     motion = Run(picture(10, 12), replace(resolved, kernel_family="trajectory"))
-    assert motion.n_steps == 5 * 4 * 100 + 600
+    assert motion.n_steps == 10 * 100 + 600
 
 
 # A known kernel
@@ -772,17 +772,8 @@ def test_until_a_round_has_ended_the_interpolated_source_is_shown():
         ({"kernel": np.ones((5, 5)), "kernel_family": "line"}, 0),
         ({"rks": RKSConfig(sampler="paper", every=2)}, 0),
         ({"rks": RKSConfig(sampler="paper", every=2), "kernel_family": "line"}, 0),
-        (
-            {
-                "kernel_family": "line",
-                "search": SearchConfig(searches=1, rounds=3, steps=2, channels=4),
-            },
-            3 * 2,
-        ),
-        (
-            {"kernel_family": "line", "search": SearchConfig(searches=1, rounds=1, channels=4)},
-            STEPS,
-        ),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=3, steps=2, channels=4)}, 3 * 2),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=1, channels=4)}, STEPS),
     ],
 )
 def test_only_a_motion_that_is_not_known_is_searched_for(change, searched):
@@ -905,7 +896,7 @@ def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
     brief = QUICK | {
         "iterations": 50,
         "kernel_family": "line",
-        "search": SearchConfig(searches=1, channels=16),
+        "search": SearchConfig(rounds=4, channels=16),
         "pke": PKEConfig(hidden=(200,), warm_up=100),
         "rks": RKSConfig(particles=128),
     }

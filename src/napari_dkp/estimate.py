@@ -172,8 +172,7 @@ class Counts:
             updates = sum(_updates(each.steps, each.kernel_after, rks.every) for each in rounds)
             of_motion = settings.kernel_family in MOTION_FAMILIES
             max_sites = search.max_sites if of_motion else rks.max_sites
-            searches = sum(each.anew for each in rounds) or 1
-            return cls(searches, updates, max_sites, sum(each.steps for each in rounds), steps)
+            return cls(1, updates, max_sites, sum(each.steps for each in rounds), steps)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)

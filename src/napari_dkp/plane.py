@@ -87,8 +87,7 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     elif rounds:
         scout = partial(parts.scout, generator=generator)
         every = parts.rks.every
-        make_prior = partial(parts.search_prior, generator)
-        search = KernelSearch(make_prior, scout, start, rounds, every)
+        search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
         found = yield from search.run(optics_steps(settings), n_steps)
         if found is None:
             return

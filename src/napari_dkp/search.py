@@ -4,19 +4,14 @@ An image that fits the data under some kernel makes that kernel look right, and 
 the more so: alternation alone stays where it began. Two things break the circle. The image starts
 anew several times while the kernel goes on, for only an image that is still forming tells kernels
 apart. And some samples are left out of each fit: what is guessed there bears out no kernel.
-
-Where a search ends also hangs on how it began, above all for bent paths: so the kernel starts anew,
-too, a few times. What several searches agree on counts, and its mean is nearer to the truth than
-each: part of their errors is their own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from napari_dkp import engine
 from napari_dkp.config import SearchConfig
@@ -33,22 +28,20 @@ class Round:
     steps : image steps.
     kernel_after : image steps before the first kernel update.
     counted_after : image steps after which kernels enter the mean that is found; None for never.
-    anew : whether the kernel starts anew, too, as it does in the first round of all.
     """
 
     steps: int
     kernel_after: int
     counted_after: int | None
-    anew: bool = False
 
 
 def burn_in(config: SearchConfig) -> int:
-    """Return how many first rounds of a kernel only bring it near."""
+    """Return how many first rounds only bring the kernel near."""
     return config.rounds // 2
 
 
 def plan(config: SearchConfig, longest: int, kernel_every: int) -> list[Round]:
-    """Return the rounds of a search, for one kernel after another.
+    """Return the rounds of a search.
 
     Parameters
     ----------
@@ -60,8 +53,7 @@ def plan(config: SearchConfig, longest: int, kernel_every: int) -> list[Round]:
     # An image says the more about its own kernel the further it is: that slows, and steadies.
     near = Round(steps, kernel_every, None)
     steady = Round(steps, max(1, settled), settled)
-    rounds = [near if number < burn_in(config) else steady for number in range(config.rounds)]
-    return [replace(rounds[0], anew=True), *rounds[1:]] * config.searches
+    return [near if number < burn_in(config) else steady for number in range(config.rounds)]
 
 
 class KernelSearch:
@@ -69,7 +61,7 @@ class KernelSearch:
 
     Parameters
     ----------
-    make_prior : returns a fresh prior of the kernel.
+    prior : of the kernel.
     make_scout : returns a fresh image restorer for so many steps.
     start : image to hand out until a round has ended, HR frame.
     rounds : see `plan`.
@@ -78,13 +70,13 @@ class KernelSearch:
 
     def __init__(
         self,
-        make_prior: Callable[[], KernelPrior],
+        prior: KernelPrior,
         make_scout: Callable[[int], ImageRestorer],
         start: Tensor,
         rounds: list[Round],
         kernel_every: int,
     ) -> None:
-        self._make_prior = make_prior
+        self._prior = prior
         self._make_scout = make_scout
         self._start = start
         self._rounds = rounds
@@ -105,14 +97,11 @@ class KernelSearch:
         """
         done = before
         shown = self._start
-        counted: list[list[Tensor]] = []
+        counted = []
         for each in self._rounds:
-            if each.anew or not counted:
-                prior = self._make_prior()
-                counted.append([])
             fit = engine.alternate(
                 self._make_scout(each.steps),
-                prior,
+                self._prior,
                 self._start,
                 each.steps,
                 self._kernel_every,
@@ -121,7 +110,7 @@ class KernelSearch:
             for state in fit:
                 late = each.counted_after is not None and state.step > each.counted_after
                 if late and state.stop is not Stop.DIVERGED:
-                    counted[-1].append(state.kernel)
+                    counted.append(state.kernel)
                 latest = replace(
                     state,
                     step=done + state.step,
@@ -135,27 +124,7 @@ class KernelSearch:
             if state.stop is Stop.COMPLETED:
                 shown = state.image
         # A round that diverges ends early, and the next one may do better.
-        found = [torch.stack(kernels).mean(0) for kernels in counted if kernels]
-        if found:
-            return agreed(found)
+        if counted:
+            return torch.stack(counted).mean(0)
         yield replace(latest, stop=Stop.DIVERGED)
         return None
-
-
-def agreed(kernels: Sequence[Tensor]) -> Tensor:
-    """Return the mean of the kernel that is most like all of them and of those that resemble it.
-
-    Parameters
-    ----------
-    kernels : each of shape (*K,), centred alike; at least one.
-    """
-    flat = functional.normalize(torch.stack(list(kernels)).flatten(1), dim=1)
-    likeness = flat @ flat.T
-    middle = likeness[likeness.sum(1).argmax()]
-    return torch.stack([k for k, like in zip(kernels, middle, strict=True) if like > _ALIKE]).mean(
-        0
-    )
-
-
-# Normalised cross-correlation. Searches that end in the same place come to 0.94 and more.
-_ALIKE = 0.9

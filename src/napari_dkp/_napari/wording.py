@@ -212,7 +212,6 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
     },
     SearchConfig: {
-        "searches": Entry("Searches", "Each from the start; what they agree on is taken.", 1, 64),
         "rounds": Entry("Rounds", "Images that are formed, all from the start.", 1),
         "steps": Entry("Round length", "Steps per round, no more than those of the run.", 1),
         "settled": Entry("Settled", "Share of a round after which its kernels count.", 0, 1),

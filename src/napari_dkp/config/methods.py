@@ -267,8 +267,7 @@ class SearchConfig:
 
     Parameters
     ----------
-    searches : each from the start, one after the other; what they agree on is taken.
-    rounds : images that a search forms, each from the start, while the kernel goes on: in the first
+    rounds : images that are formed, each from the start, while the kernel goes on: in the first
         half of them fast, in the second half with averages.
     steps : image steps per round, at most `Settings.iterations`.
     settled : share of a later round's steps after which its image informs the kernel, and after
@@ -282,8 +281,7 @@ class SearchConfig:
     channels : width of the small network that forms the images.
     """
 
-    searches: int = 3
-    rounds: int = 4
+    rounds: int = 6
     steps: int = 100
     settled: float = 0.5
     memory: float = 0.9
@@ -293,7 +291,6 @@ class SearchConfig:
     channels: int = 32
 
     def __post_init__(self) -> None:
-        integer(self, "searches", 1, 64)
         integer(self, "rounds", 1)
         integer(self, "steps", 1)
         number(self, "settled", 0.0, 1.0)
