@@ -76,7 +76,10 @@ _FLOOR = -0.3
 
 
 def _filed(path: Path) -> Array:
-    """Return the middle of an image or of the middle plane of a stack, normalised."""
+    """Return at most _SIDE² pixels from the middle of an image, or of a stack's middle plane.
+
+    float32, shape (h, w), both even; the darkest at zero, the brightest thousandth at one.
+    """
     image = tifffile.imread(path).squeeze().astype(np.float32)
     image = image if image.ndim == 2 else image[len(image) // 2]
     top, left = ((n - min(n, _SIDE)) // 2 for n in image.shape)
@@ -87,7 +90,10 @@ def _filed(path: Path) -> Array:
 
 
 def _drawn(kind: str) -> Array:
-    """Return a structure of this kind, always the same, its brightest thousandth at one."""
+    """Return a structure of this kind, always the same: float32, shape (_SIDE, _SIDE).
+
+    Its brightest thousandth is at one.
+    """
     return normalised(KINDS[kind](np.random.default_rng(_DRAWN_SEED), _SIDE).astype(np.float32))
 
 

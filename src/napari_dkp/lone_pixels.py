@@ -48,7 +48,7 @@ def mended(plane: np.ndarray) -> Mended:
 
 
 def _found(plane: np.ndarray) -> tuple[list[tuple[int, ...]], list[float]]:
-    """Return the places of the pixels that stand alone, and what their neighbours foretell."""
+    """Return where pixels of (C, *spatial) stand alone, and what their neighbours foretell."""
     lone: list[tuple[int, ...]] = []
     foretold: list[float] = []
     for place in np.ndindex(*plane.shape[:-2]):
