@@ -23,11 +23,14 @@ class KernelFamily:
     name : as in `Settings.kernel_family`.
     periodic : per parameter, whether 0 and 1 are the same (angles).
     render : points of the cube (N, p) to kernels (N, *shape).
+    turned : points to those of the same kernels turned by 180 degrees; None where that makes no
+        difference.
     """
 
     name: str
     periodic: tuple[bool, ...]
     render: Callable[[Tensor], Tensor]
+    turned: Callable[[Tensor], Tensor] | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -191,9 +194,11 @@ def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
     def render(points: Tensor) -> Tensor:
         normal = torch.special.ndtri(points[:, :n_steps].clamp(1e-4, 1 - 1e-4))
         # Momentum: a camera keeps its direction for a while. Bends of all sizes: lines are paths.
+        # Now and then it turns sharply: changes of direction have heavy tails.
         steps = normal.reshape(len(points), _PATH_KNOTS - 1, 2)
+        changes = steps[:, 1:] * steps[:, 1:].square().sum(2, keepdim=True) / 2
         bend = points[:, n_steps + 2, None, None]
-        steps = torch.cat([steps[:, :1], bend * steps[:, 1:]], 1).cumsum(1)
+        steps = torch.cat([steps[:, :1], bend * changes], 1).cumsum(1)
         knots = torch.nn.functional.pad(steps.cumsum(1), (0, 0, 1, 0))
         path = basis.to(points) @ knots
         span = (path.amax(1) - path.amin(1)).norm(dim=1).clamp_min(1e-3)
@@ -201,11 +206,14 @@ def _trajectory_family(model: Degradation, config: RKSConfig) -> KernelFamily:
         width = _log_uniform(points[:, n_steps + 1], config.path_width)
         return kernels.trajectory(path, width, model.kernel_shape, model.kernel_centre)
 
-    return KernelFamily("trajectory", (False,) * (n_steps + 3), render)
+    def turned(points: Tensor) -> Tensor:
+        return torch.cat([1 - points[:, :n_steps], points[:, n_steps:]], 1)
+
+    return KernelFamily("trajectory", (False,) * (n_steps + 3), render, turned)
 
 
-_PATH_KNOTS = 6
-_PATH_POINTS = 32
+_PATH_KNOTS = 9
+_PATH_POINTS = 40
 
 
 def _published_variance(scale: float) -> Interval:

@@ -1,5 +1,7 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -29,6 +31,7 @@ class DynamicKernelPrior:
         is stochastic approximation EM (Delyon 1999).
     burn_in : first images, whose statistics are not kept: they form under poor kernels.
     weights : of each squared residual, shape of `data`; None for ones.
+    log_likelihood : of kernels by what is known without an image; None for nothing.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class DynamicKernelPrior:
         memory: float = 0.0,
         burn_in: int = 0,
         weights: Tensor | None = None,
+        log_likelihood: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._model = model
         self._data = data
@@ -57,8 +61,16 @@ class DynamicKernelPrior:
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
         home = float64_device(data.device)  # likelihoods need it
-        self._sampler = make_sampler(kernel_families, rks, generator, home)
+        self._sampler = make_sampler(kernel_families, rks, generator, home, log_likelihood)
         self._estimator = KernelEstimator(model, pke, generator, home)
+
+    def candidates(self) -> list[Tensor]:
+        """Return kernels of shape (*K,) between which images have to decide, if any."""
+        return [kernel.to(self._data) for kernel in self._sampler.candidates()]
+
+    def keep(self, number: int) -> None:
+        """Go on from one of the candidates."""
+        self._sampler.keep(number)
 
     def step(self, image: Tensor | None) -> Tensor:
         """Return k^t, shape (*K,), for the image x^{t-1} on the domain; None starts a new image.

@@ -5,6 +5,7 @@ weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels an
 `SMCSampler` keeps a population that follows the likelihood as the image improves.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -17,6 +18,12 @@ from napari_dkp.gram import GramStatistics
 
 class KernelSampler(Protocol):
     """Proposes the prior kernel k_p."""
+
+    def candidates(self) -> list[Tensor]:
+        """Return kernels of shape (*kernel_shape) between which images have to decide, if any."""
+
+    def keep(self, number: int) -> None:
+        """Go on from one of the candidates."""
 
     def draw(self, count: int) -> Tensor:
         """Return kernels drawn from the families, shape (count, *kernel_shape)."""
@@ -51,6 +58,13 @@ class PaperSampler:
         place = chosen.argsort().argsort()  # of each draw, family by family
         return torch.cat(kernels)[place.to(self._device)]
 
+    def candidates(self) -> list[Tensor]:
+        """Return none: draws go on from nothing."""
+        return []
+
+    def keep(self, number: int) -> None:
+        """Do nothing, as there are no candidates."""
+
     def step(self, statistics: GramStatistics) -> Tensor:
         """Return the reweighted mean of L fresh kernels."""
         kernels = self.draw(self._draws)
@@ -67,52 +81,121 @@ class SMCSampler:
     so a doubled misfit counts as so many nats whatever the number of pixels. A step
     reweights the population from the last target to the new one (as far as half of the effective
     sample allows), resamples, and moves it by differential-evolution Metropolis steps.
+
+    Parameters
+    ----------
+    log_likelihood : of kernels (N, *kernel_shape), shape (N,), by what is known without an image;
+        part of every target. None where nothing is.
     """
 
     def __init__(
-        self, family: KernelFamily, config: RKSConfig, generator: Generator, device: torch.device
+        self,
+        family: KernelFamily,
+        config: RKSConfig,
+        generator: Generator,
+        device: torch.device,
+        log_likelihood: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._config = config
         self._family = family
         self._generator = generator
+        self._log_likelihood = log_likelihood
         self._periodic = torch.tensor(family.periodic, device=device)
         count = config.particles
         self._points = _uniform((count, family.n_parameters), generator, device)
         self._kernels = family.render(self._points)
         self._misfit = torch.zeros(count, dtype=torch.float64, device=device)
+        self._known = torch.zeros_like(self._misfit)
         self._log_target = torch.zeros_like(self._misfit)
-        self._beta = torch.zeros((), dtype=torch.float64, device=device)
+        self._power = torch.zeros((), dtype=torch.float64, device=device)
+        self._beta = torch.zeros_like(self._power)
 
     def draw(self, count: int) -> Tensor:
-        """Return random members of the family."""
+        """Return random members of the family, or of a population that has settled."""
+        if self._power > 0:
+            index = torch.randint(len(self._kernels), (count,), generator=self._generator)
+            return self._kernels[index.to(self._kernels.device)]
         return _members(self._family, count, self._generator, self._points.device)
+
+    def candidates(self) -> list[Tensor]:
+        """Settle on what is known without an image; return what that leaves to be decided.
+
+        Power spectra do not tell a kernel from the same one turned by 180 degrees.
+        """
+        turned = self._family.turned
+        if self._log_likelihood is None:
+            return []
+        self._settle(self._log_likelihood)
+        if turned is None:
+            return []
+        # The same half-turn for all: that which is nearer to the best one's.
+        best = self._kernels[self._log_target.argmax()]
+        others = self._family.render(turned(self._points))
+        nearer = _distance(others, best) < _distance(self._kernels, best)
+        self._points = torch.where(nearer[:, None], turned(self._points), self._points)
+        self._kernels = torch.where(nearer[:, None, None], others, self._kernels)
+        return [self._kernels.mean(0), self._family.render(turned(self._points)).mean(0)]
+
+    def keep(self, number: int) -> None:
+        """Go on from one of the candidates."""
+        if number:
+            assert self._family.turned
+            self._points = self._family.turned(self._points)
+            self._kernels = self._family.render(self._points)
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Move the population to the new statistics and return its mean."""
-        self._misfit = statistics.misfit(self._kernels).to(self._points.device)
-        self._anneal(self._config.confidence / self._misfit.min().clamp_min(_MISFIT_FLOOR))
+        self._misfit = self._misfits(self._kernels, statistics)
+        target = self._config.confidence / self._misfit.min().clamp_min(_MISFIT_FLOOR)
+        self._anneal(self._power.expand(_STAGES), target * self._halvings())
         for _ in range(self._config.moves):
             self._move(statistics)
         return self._kernels.mean(0)
 
-    def _anneal(self, target: Tensor) -> None:
-        """Reweight and resample to an inverse temperature, or as near as the population bears."""
-        betas = target * 0.5 ** torch.arange(24, device=target.device)
-        log_weights = -betas[:, None] * self._misfit - self._log_target
-        weights = torch.softmax(log_weights, 1)
+    def _settle(self, log_likelihood: Callable[[Tensor], Tensor]) -> None:
+        """Move the population to what is known without an image."""
+        self._known = log_likelihood(self._kernels)
+        moves = 0
+        while self._power < 1 or moves < SETTLING_MOVES:
+            if self._power < 1:
+                powers = self._power + (1 - self._power) * self._halvings()
+                self._anneal(powers, torch.zeros_like(powers))
+            for _ in range(_MOVES_PER_STAGE):
+                self._move(None)
+            moves += _MOVES_PER_STAGE
+
+    def _halvings(self) -> Tensor:
+        return 0.5 ** torch.arange(_STAGES, dtype=torch.float64, device=self._points.device)
+
+    def _misfits(self, kernels: Tensor, statistics: GramStatistics | None) -> Tensor:
+        if statistics is None:
+            return torch.zeros(len(kernels), dtype=torch.float64, device=self._points.device)
+        return statistics.misfit(kernels).to(self._points.device)
+
+    def _anneal(self, powers: Tensor, betas: Tensor) -> None:
+        """Reweight and resample to one of some targets, the most wanted one first.
+
+        Parameters
+        ----------
+        powers : of the likelihood that is known without an image, shape (T,).
+        betas : inverse temperatures of the misfit, shape (T,).
+        """
+        targets = powers[:, None] * self._known - betas[:, None] * self._misfit
+        weights = torch.softmax(targets - self._log_target, 1)
         effective = 1 / weights.square().sum(1)
-        # The coldest that keeps half of the population; where none does, the one that keeps most.
+        # The first that keeps half of the population; where none does, the one that keeps most.
         count = len(self._misfit)
-        enough = effective >= 0.5 * count
-        chosen = torch.where(enough, count + betas / target, effective).argmax()
-        self._beta = betas[chosen]
+        wanted = torch.arange(len(powers), 0, -1, device=effective.device)
+        chosen = torch.where(effective >= 0.5 * count, count + wanted, effective).argmax()
+        self._power, self._beta = powers[chosen], betas[chosen]
         index = _systematic(weights[chosen], self._generator)
         self._points = self._points[index]
         self._kernels = self._kernels[index]
         self._misfit = self._misfit[index]
-        self._log_target = -self._beta * self._misfit
+        self._known = self._known[index]
+        self._log_target = targets[chosen, index]
 
-    def _move(self, statistics: GramStatistics) -> None:
+    def _move(self, statistics: GramStatistics | None) -> None:
         """Do one Metropolis step along differences between particles (DE-MC, ter Braak 2006)."""
         count, dimension = self._points.shape
         device = self._points.device
@@ -124,8 +207,11 @@ class SMCSampler:
         points = self._points + step * difference + _JITTER * jitter
         points = torch.where(self._periodic, points % 1.0, _reflected(points))
         kernels = self._family.render(points)
-        misfit = statistics.misfit(kernels).to(device)
-        log_target = -self._beta * misfit
+        misfit = self._misfits(kernels, statistics)
+        known = torch.zeros_like(misfit)
+        if self._log_likelihood is not None and self._power > 0:
+            known = self._log_likelihood(kernels).to(device)
+        log_target = self._power * known - self._beta * misfit
         chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(device)
         accepted = chance.log() < log_target - self._log_target
         self._points = torch.where(accepted[:, None], points, self._points)
@@ -133,9 +219,15 @@ class SMCSampler:
             accepted.reshape(-1, *(1,) * (kernels.ndim - 1)), kernels, self._kernels
         )
         self._misfit = torch.where(accepted, misfit, self._misfit)
+        self._known = torch.where(accepted, known, self._known)
         self._log_target = torch.where(accepted, log_target, self._log_target)
 
 
+# Metropolis moves in which a population settles on what is known without an image.
+SETTLING_MOVES = 120
+_MOVES_PER_STAGE = 5
+# Targets between one and the next.
+_STAGES = 24
 # Keeps weights finite when a kernel fits exactly (delta of eq. 6), in normalised intensity squared.
 _MISFIT_FLOOR = 1e-10
 # Standard deviation of the random part of a move, in cube units.
@@ -143,13 +235,22 @@ _JITTER = 0.01
 
 
 def make_sampler(
-    families: list[KernelFamily], config: RKSConfig, generator: Generator, device: torch.device
+    families: list[KernelFamily],
+    config: RKSConfig,
+    generator: Generator,
+    device: torch.device,
+    log_likelihood: Callable[[Tensor], Tensor] | None = None,
 ) -> KernelSampler:
     """Return the sampler that the config names; a population has a single family."""
     if config.sampler == "paper":
         return PaperSampler(families, config, generator, device)
     (family,) = families
-    return SMCSampler(family, config, generator, device)
+    return SMCSampler(family, config, generator, device, log_likelihood)
+
+
+def _distance(kernels: Tensor, kernel: Tensor) -> Tensor:
+    """Return the squared distance of kernels (N, *kernel_shape) from one, shape (N,)."""
+    return (kernels - kernel).flatten(1).square().sum(1)
 
 
 def _members(

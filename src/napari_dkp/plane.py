@@ -7,7 +7,6 @@ import math
 from collections.abc import Generator as Iteration
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,13 +16,14 @@ from torch import Tensor
 from napari_dkp import engine, memory
 from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import resolve_precision
+from napari_dkp.device import float64_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import DiffusionModel
 from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
+from napari_dkp.motion_spectrum import MotionSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
@@ -44,7 +44,7 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.search import KernelSearch, burn_in
+from napari_dkp.search import KernelSearch, Round, burn_in
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
 from napari_dkp.volume_trials import intervals, try_volume
@@ -85,7 +85,11 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         sought = parts.volume_kernel(generator)
         prior = KnownKernel((yield from _watched(sought, 1, n_steps, start)))
     elif rounds:
-        scout = partial(parts.scout, generator=generator)
+
+        def scout(each: Round) -> engine.ImageRestorer:
+            alike = make_generator(settings.seed)
+            return parts.scout(each.steps, generator if each.candidate is None else alike)
+
         every = parts.rks.every
         search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
         found = yield from search.run(optics_steps(settings), n_steps)
@@ -301,7 +305,7 @@ class Parts:
         small = replace(self._dip, network="light", channels=search.channels, gradient_weight=0.0)
         return self._make_dip(small, n_steps, generator, seen.to(self._data.device))
 
-    def search_prior(self, generator: RandomGenerator) -> engine.KernelPrior:
+    def search_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
         """Return a fresh kernel prior for the search."""
         if self._family not in MOTION_FAMILIES:
             return self._make_prior(generator)
@@ -316,6 +320,9 @@ class Parts:
             whitened=True,
             memory=search.memory,
             burn_in=burn_in(search),
+            log_likelihood=MotionSpectrum(
+                self._model, self._data, float64_device(self._data.device)
+            ),
         )
 
     def volume_kernel(self, generator: RandomGenerator) -> Iteration[TrialStep, None, Tensor]:

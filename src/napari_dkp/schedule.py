@@ -24,7 +24,9 @@ def search_rounds(settings: Settings) -> list[Round]:
         return []
     # The steps of a diffusion model are no measure for those of the search, which fits networks.
     longest = settings.search.steps if settings.method == "diffusion" else settings.iterations
-    return plan(settings.search, longest, settings.rks.every)
+    # The power spectrum leaves a path and the same one turned by 180 degrees.
+    n_candidates = 2 if settings.kernel_family == "trajectory" else 0
+    return plan(settings.search, longest, settings.rks.every, n_candidates)
 
 
 def kernel_every(settings: Settings) -> int:

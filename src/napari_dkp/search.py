@@ -4,11 +4,16 @@ An image that fits the data under some kernel makes that kernel look right, and 
 the more so: alternation alone stays where it began. Two things break the circle. The image starts
 anew several times while the kernel goes on, for only an image that is still forming tells kernels
 apart. And some samples are left out of each fit: what is guessed there bears out no kernel.
+
+Where a choice between a few kernels is left, before there is an image, one is formed under each:
+that which fits best decides.
 """
 
+import math
 from collections.abc import Callable
 from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +21,7 @@ from torch import Tensor
 from napari_dkp import engine
 from napari_dkp.config import SearchConfig
 from napari_dkp.engine import ImageRestorer, KernelPrior
+from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.state import State, Stop
 
 
@@ -28,11 +34,14 @@ class Round:
     steps : image steps.
     kernel_after : image steps before the first kernel update.
     counted_after : image steps after which kernels enter the mean that is found; None for never.
+    candidate : the number of the kernel under which it forms, and which it judges; None for kernels
+        that go on.
     """
 
     steps: int
     kernel_after: int
     counted_after: int | None
+    candidate: int | None = None
 
 
 def burn_in(config: SearchConfig) -> int:
@@ -40,20 +49,36 @@ def burn_in(config: SearchConfig) -> int:
     return config.rounds // 2
 
 
-def plan(config: SearchConfig, longest: int, kernel_every: int) -> list[Round]:
+def plan(
+    config: SearchConfig, longest: int, kernel_every: int, n_candidates: int = 0
+) -> list[Round]:
     """Return the rounds of a search.
 
     Parameters
     ----------
     longest : image steps that no round exceeds.
     kernel_every : image steps per kernel update.
+    n_candidates : kernels that are judged first.
     """
     steps = min(config.steps, longest)
     settled = min(round(config.settled * steps), steps - 1)
     # An image says the more about its own kernel the further it is: that slows, and steadies.
     near = Round(steps, kernel_every, None)
     steady = Round(steps, max(1, settled), settled)
-    return [near if number < burn_in(config) else steady for number in range(config.rounds)]
+    long = min(_JUDGING * steps, longest)
+    judging = [Round(long, long, None, number) for number in range(n_candidates)]
+    near_rounds = burn_in(config)
+    return judging + [near] * near_rounds + [steady] * (config.rounds - near_rounds)
+
+
+class SoughtKernel(KernelPrior, Protocol):
+    """A kernel prior that may know something before there is an image."""
+
+    def candidates(self) -> list[Tensor]:
+        """Return kernels of shape (*K,) between which images have to decide, if any."""
+
+    def keep(self, number: int) -> None:
+        """Go on from one of the candidates."""
 
 
 class KernelSearch:
@@ -62,7 +87,7 @@ class KernelSearch:
     Parameters
     ----------
     prior : of the kernel.
-    make_scout : returns a fresh image restorer for so many steps.
+    make_scout : returns a fresh image restorer for a round, from the same draws for all candidates.
     start : image to hand out until a round has ended, HR frame.
     rounds : see `plan`.
     kernel_every : image steps per kernel update.
@@ -70,8 +95,8 @@ class KernelSearch:
 
     def __init__(
         self,
-        prior: KernelPrior,
-        make_scout: Callable[[int], ImageRestorer],
+        prior: SoughtKernel,
+        make_scout: Callable[[Round], ImageRestorer],
         start: Tensor,
         rounds: list[Round],
         kernel_every: int,
@@ -98,10 +123,15 @@ class KernelSearch:
         done = before
         shown = self._start
         counted = []
+        candidates = self._prior.candidates()
+        misfits: list[float] = []
         for each in self._rounds:
+            prior: KernelPrior = self._prior
+            if each.candidate is not None:
+                prior = KnownKernel(candidates[each.candidate])
             fit = engine.alternate(
-                self._make_scout(each.steps),
-                self._prior,
+                self._make_scout(each),
+                prior,
                 self._start,
                 each.steps,
                 self._kernel_every,
@@ -123,8 +153,16 @@ class KernelSearch:
             done += each.steps
             if state.stop is Stop.COMPLETED:
                 shown = state.image
+            if each.candidate is not None:
+                misfits.append(state.residual if state.stop is Stop.COMPLETED else math.inf)
+                if len(misfits) == len(candidates):
+                    self._prior.keep(misfits.index(min(misfits)))
         # A round that diverges ends early, and the next one may do better.
         if counted:
             return torch.stack(counted).mean(0)
         yield replace(latest, stop=Stop.DIVERGED)
         return None
+
+
+# Times the steps of a round: images that have formed are judged.
+_JUDGING = 2

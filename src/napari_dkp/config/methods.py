@@ -268,7 +268,8 @@ class SearchConfig:
     Parameters
     ----------
     rounds : images that are formed, each from the start, while the kernel goes on: in the first
-        half of them fast, in the second half with averages.
+        half of them fast, in the second half with averages. A path is first judged by two more, one
+        for each of the directions that its power spectrum does not tell apart.
     steps : image steps per round, at most `Settings.iterations`.
     settled : share of a later round's steps after which its image informs the kernel, and after
         which kernels count.
@@ -281,7 +282,7 @@ class SearchConfig:
     channels : width of the small network that forms the images.
     """
 
-    rounds: int = 6
+    rounds: int = 4
     steps: int = 100
     settled: float = 0.5
     memory: float = 0.9

@@ -1,0 +1,175 @@
+"""What the power spectrum of a plane says of a motion: the course of a path, but for half a turn.
+
+Power in photographs falls with frequency as a power law does, smoothly and much alike in every
+direction (Field 1987). A motion multiplies it by its own, which has stripes (Goldstein and Fattal
+2012). No image is restored for that, and so none confirms the kernel that has formed it.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from napari_dkp.degradation import Degradation
+from napari_dkp.windows import contrast, windows
+
+
+class MotionSpectrum:
+    """The likelihood of kernels under the power spectra of blocks of a plane (Whittle 1953).
+
+    The power of a block is that of the object times that of the kernel, folded by the sampling, and
+    that of noise. Of the object's, amplitude, slope and what differs between directions are fitted
+    to each block: a strong edge is a streak in its spectrum, and lies in few blocks.
+
+    Parameters
+    ----------
+    model : forward model of the plane, two spatial axes.
+    data : y in normalised intensity, shape (C, h, w); the mean of its channels' power counts.
+    device : where kernels are.
+    """
+
+    def __init__(self, model: Degradation, data: Tensor, device: torch.device) -> None:
+        plane = data.to("cpu", torch.float64)
+        rows, columns = (
+            min(n, max(_SMALLEST, math.ceil(_SUPPORTS * taps / s)))
+            for n, taps, s in zip(model.lr_shape, model.kernel_shape, model.scale, strict=True)
+        )
+        every = windows(model.lr_shape, (rows, columns))
+        chosen = sorted(every, key=lambda window: -contrast(plane, window))[:_MOST_BLOCKS]
+        blocks = torch.stack([plane[(slice(None), *window)] for window in chosen])
+        along = torch.fft.fftfreq(rows, dtype=torch.float64)[:, None].expand(rows, columns)
+        across = torch.fft.fftfreq(columns, dtype=torch.float64).expand(rows, columns)
+        radius = torch.hypot(along, across)
+        # The axes hold what differs between opposite borders. Of ±f, one is enough.
+        kept = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
+        self._power = _periodograms(blocks).mean(1)[:, kept].to(device, torch.float32)
+        # Under a taper neighbouring frequencies share noise; blocks that overlap share samples.
+        covered = len(every) * rows * columns / math.prod(model.lr_shape)
+        self._weight = 2 / (_HANN_CORRELATION * max(1.0, covered))
+        self._lags = _lags(model.kernel_shape)
+        block = replace(model, lr_shape=(rows, columns), boundary="circular")
+        self._folding = _folding(block, kept, self._lags).to(device, torch.float32)
+        angle, slope = torch.atan2(along[kept], across[kept]), radius[kept].log()
+        terms = [torch.ones_like(slope), (slope - slope.mean()) / slope.std()]
+        terms += [math.sqrt(2) * turn(n * angle) for n in (2, 4) for turn in (torch.cos, torch.sin)]
+        self._terms = torch.stack(terms, 1).to(device, torch.float32)
+        self._pairs = (self._terms.unsqueeze(2) * self._terms.unsqueeze(1)).flatten(1)
+        spreads = torch.tensor([math.inf] + [_SPREAD] * (len(terms) - 1) + [_NOISE_SPREAD])
+        self._precision = (spreads**-2).to(device)
+
+    def __call__(self, kernels: Tensor) -> Tensor:
+        """Return the log-likelihood of kernels (N, *K), but for a constant: float64, shape (N,)."""
+        parts = [self._log_likelihood(part) for part in kernels.float().split(_AT_ONCE)]
+        return torch.cat(parts).double()
+
+    def _log_likelihood(self, kernels: Tensor) -> Tensor:
+        """Return that of kernels of which each block has the object that suits it best."""
+        folded = (_autocorrelation(kernels, self._lags) @ self._folding).clamp_min(_TINY)[:, None]
+        # Of each block: the logarithm of its object's power, in terms, and of its noise's.
+        suiting = folded.new_zeros(len(kernels), len(self._power), len(self._precision))
+        n = self._terms.shape[1]
+        suiting[..., 0] = (self._power.sum(1).clamp_min(_TINY) / folded.sum(2)).log()
+        for _ in range(_NEWTON_STEPS):
+            known, noise = self._model(suiting, folded)
+            total = known + noise
+            known, noise = known / total, noise / total
+            off = self._power / total - 1
+            slope = torch.cat([(off * known) @ self._terms, (off * noise).sum(2, True)], 2)
+            rise = self._weight * slope - self._precision * suiting
+            normal = torch.diag_embed((self._precision + _RIDGE).expand_as(suiting)).clone()
+            normal[..., :-1, :-1] += self._weight * (known.square() @ self._pairs).unflatten(
+                2, (n, n)
+            )
+            normal[..., :-1, -1] += self._weight * ((known * noise) @ self._terms)
+            normal[..., -1, :-1] = normal[..., :-1, -1]
+            normal[..., -1, -1] += self._weight * noise.square().sum(2)
+            step = torch.linalg.solve(normal, rise.unsqueeze(-1))[..., 0]
+            suiting = suiting + step.clamp(-1, 1)
+        known, noise = self._model(suiting, folded)
+        total = known + noise
+        fit = self._weight * (total.log() + self._power / total).sum(2)
+        return -(fit + 0.5 * (self._precision * suiting.square()).sum(2)).sum(1)
+
+    def _model(self, suiting: Tensor, folded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the power of what is imaged, and of noise."""
+        exponent = (suiting[..., :-1] @ self._terms.mT).clamp(-_LARGEST, _LARGEST)
+        return exponent.exp() * folded, _NOISE * suiting[..., -1:].clamp(-_LARGEST, _LARGEST).exp()
+
+
+def _periodograms(blocks: Tensor) -> Tensor:
+    """Return the power of tapered blocks (..., h, w) at their frequencies."""
+    rows, columns = (torch.hann_window(n + 2, False, dtype=blocks.dtype) for n in blocks.shape[-2:])
+    taper = torch.outer(rows[1:-1], columns[1:-1])
+    mean = (blocks * taper).sum((-2, -1), keepdim=True) / taper.sum()
+    power: Tensor = torch.fft.fft2((blocks - mean) * taper).abs().square()
+    return power / taper.square().sum()
+
+
+def _lags(kernel_shape: tuple[int, ...]) -> Tensor:
+    """Return the lags between taps, shape (L, 2), one of each that are opposite; zero first."""
+    rows, columns = kernel_shape
+    along, across = torch.meshgrid(
+        torch.arange(1 - rows, rows), torch.arange(columns), indexing="ij"
+    )
+    lags = torch.stack([along, across], -1).reshape(-1, 2)
+    lags = lags[(lags[:, 1] > 0) | (lags[:, 0] > 0)]
+    return torch.cat([lags.new_zeros(1, 2), lags])
+
+
+def _autocorrelation(kernels: Tensor, lags: Tensor) -> Tensor:
+    """Return Σ k(u) k(u + lag) of kernels (N, *K), shape (N, L)."""
+    size = [2 * n for n in kernels.shape[1:]]
+    power = torch.fft.rfft2(kernels, s=size).abs().square()
+    rows, columns = (lag % n for lag, n in zip(lags.unbind(1), size, strict=True))
+    all_lags: Tensor = torch.fft.irfft2(power, s=size)
+    return all_lags[:, rows, columns]
+
+
+def _folding(block: Degradation, kept: Tensor, lags: Tensor) -> Tensor:
+    """Return the matrix from a kernel's autocorrelation to the power of what it makes of objects.
+
+    That is at the frequencies kept of a block, for objects whose power falls with the square of the
+    frequency, and summed over all HR frequencies that the sampling folds there; shape (L, F).
+    """
+    rows, columns = kept.nonzero(as_tuple=True)
+    point = torch.zeros(block.kernel_shape, dtype=torch.float64)
+    point[tuple(n // 2 for n in block.kernel_shape)] = 1
+    # Of a single tap: samples that fall between pixels are means of those.
+    between = block.transfer(point).abs().square()
+    twice = torch.where((lags == 0).all(1), 1.0, 2.0).double()
+    folding = torch.zeros(len(lags), len(rows), dtype=torch.float64)
+    n_rows, n_columns = block.grid_shape
+    for turn_row in range(block.scale[0]):
+        for turn_column in range(block.scale[1]):
+            row = rows + turn_row * block.lr_shape[0]
+            column = columns + turn_column * block.lr_shape[1]
+            along = torch.fft.fftfreq(n_rows, dtype=torch.float64)[row]
+            across = torch.fft.fftfreq(n_columns, dtype=torch.float64)[column]
+            mirrored = column > n_columns // 2  # whose conjugates rfft keeps
+            at = (
+                torch.where(mirrored, -row % n_rows, row),
+                torch.where(mirrored, -column % n_columns, column),
+            )
+            power = between[at] / (along**2 + across**2)
+            phase = 2 * math.pi * (lags[:, :1] * along + lags[:, 1:] * across)
+            folding += power * torch.cos(phase)
+    return twice[:, None] * folding
+
+
+# Samples along a side of a block, at least, and lengths of a kernel.
+_SMALLEST, _SUPPORTS = 32, 6
+_MOST_BLOCKS = 16
+# Cycles per sample; below, the power is that of the few largest things in view.
+_LOWEST = 0.06
+# Neighbouring frequencies share their noise under a Hann window: values per independent one.
+_HANN_CORRELATION = 2.25
+# Of the logarithm of an object's power, along each term; of the noise's, about that of rounding.
+_SPREAD = 0.5
+_NOISE, _NOISE_SPREAD = 1e-6, 2.0
+_NEWTON_STEPS = 4
+_RIDGE = 1e-6
+_TINY = 1e-9
+_LARGEST = 30.0
+# Kernels whose likelihood is computed at once, to bound memory.
+_AT_ONCE = 32
