@@ -12,9 +12,16 @@ from photons import trials_that_find
 from tiny import TINY, settings
 
 from napari_dkp import memory, plane
-from napari_dkp.config import DIPConfig, RichardsonLucyConfig, SearchConfig, Settings
+from napari_dkp.config import (
+    DIPConfig,
+    KernelFamilyName,
+    RichardsonLucyConfig,
+    SearchConfig,
+    Settings,
+)
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
+from napari_dkp.motion_spectrum import MotionSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import N_TRIALS, AiryIntervals
 from napari_dkp.plan import Plan
@@ -31,17 +38,20 @@ from napari_dkp.state import Stop
     ("preset", "near", "steady"),
     [
         ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
-        ("balanced", [Round(100, 5, None)] * 3, [Round(100, 50, 50)] * 3),
+        ("balanced", [Round(100, 5, None)] * 2, [Round(100, 50, 50)] * 2),
         ("best", [Round(100, 5, None)] * 5, [Round(100, 50, 50)] * 5),
         ("paper", [], []),
     ],
 )
 def test_presets_have_their_rounds(preset, near, steady):
-    for family in ("line", "trajectory"):
-        resolved = Settings(preset=preset, kernel_family=family).resolve()
-        assert search_rounds(resolved) == near + steady
-    for family in ("auto", "gaussian"):
-        assert search_rounds(Settings(preset=preset, kernel_family=family).resolve()) == []
+    def rounds(family: KernelFamilyName) -> list[Round]:
+        return search_rounds(Settings(preset=preset, kernel_family=family).resolve())
+
+    long = 2 * near[0].steps if near else 0
+    judged = [Round(long, long, None, number) for number in range(2 if near else 0)]
+    assert rounds("line") == near + steady
+    assert rounds("trajectory") == judged + near + steady
+    assert rounds("auto") == rounds("gaussian") == []
 
 
 @pytest.fixture
@@ -100,7 +110,10 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     parts.search_prior(make_generator(0))
     rks = replace(TINY["rks"], max_sites=777)
     pke = replace(TINY["pke"], data_weight=0.7)
-    assert priors == [(family, rks, pke, {"whitened": True, "memory": 0.6, "burn_in": 2})]
+    ((*given, options),) = priors
+    assert given == [family, rks, pke]
+    assert isinstance(options.pop("known"), MotionSpectrum)
+    assert options == {"whitened": True, "memory": 0.6, "burn_in": 2}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

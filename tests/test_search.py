@@ -24,8 +24,16 @@ def kernel(value: float) -> Tensor:
 class Prior:
     """A prior whose kernel is the number of the image, from 1, and a hundredth per update of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, candidates: int = 0) -> None:
         self.shown: list[list[float]] = []
+        self.n_candidates = candidates
+        self.kept: list[int] = []
+
+    def candidates(self) -> list[Tensor]:
+        return [kernel(-1 - number) for number in range(self.n_candidates)]
+
+    def keep(self, number: int) -> None:
+        self.kept.append(number)
 
     def step(self, image: Tensor | None) -> Tensor:
         if image is None:
@@ -42,24 +50,31 @@ class Scout:
         self.number, self.n_steps = number, n_steps
         self.done = 0
         self.diverges_at = math.inf
+        self.residual = 1.0
+        self.kernels: list[Tensor] = []
 
     def step(self, kernel: Tensor) -> RestorerStep:
         self.done += 1
+        self.kernels.append(kernel)
         image = torch.full((1, 4, 4), self.number + self.done / 1000)
         loss = torch.tensor(math.nan if self.done >= self.diverges_at else 1.0)
-        return RestorerStep(image, image, loss, torch.ones(()))
+        return RestorerStep(image, image, loss, torch.tensor(self.residual))
 
 
 class Laboratory:
     """Makes the scouts of a search and keeps them; those of some numbers diverge at a step."""
 
-    def __init__(self, diverging: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, diverging: dict[int, int] | None = None, residuals: dict[int, float] | None = None
+    ) -> None:
         self.scouts: list[Scout] = []
         self.diverging = diverging or {}
+        self.residuals = residuals or {}
 
-    def __call__(self, n_steps: int) -> Scout:
-        scout = Scout(len(self.scouts) + 1, n_steps)
+    def __call__(self, each: Round) -> Scout:
+        scout = Scout(len(self.scouts) + 1, each.steps)
         scout.diverges_at = self.diverging.get(scout.number, math.inf)
+        scout.residual = self.residuals.get(scout.number, 1.0)
         self.scouts.append(scout)
         return scout
 
@@ -72,7 +87,7 @@ def search(
     *rounds: Round,
     diverging: dict[int, int] | None = None,
     prior: Prior | None = None,
-    make_scout: Callable[[int], Scout] | None = None,
+    make_scout: Callable[[Round], Scout] | None = None,
     n_steps: int = 99,
 ) -> tuple[list[State[Tensor]], Tensor]:
     """Run a search to its end; return its states and the kernel it found."""
@@ -141,8 +156,8 @@ def test_one_scout_works_at_a_time():
     alive = weakref.WeakSet()
     most = []
 
-    def make_scout(n_steps: int) -> Scout:
-        scout = Scout(1, n_steps)
+    def make_scout(each: Round) -> Scout:
+        scout = Scout(1, each.steps)
         alive.add(scout)
         most.append(len(alive))
         return scout
@@ -241,6 +256,52 @@ def test_where_no_round_gets_so_far_as_to_count_there_is_no_kernel():
     assert states[-1].step == states[-2].step
 
 
+# Candidates
+
+JUDGED = [Round(6, 6, None, number) for number in range(2)]
+
+
+@pytest.mark.parametrize(("residuals", "kept"), [({1: 2.0}, 1), ({2: 2.0}, 0), ({}, 0)])
+def test_the_candidate_whose_image_fits_best_is_kept(residuals, kept):
+    prior, laboratory = Prior(candidates=2), Laboratory(residuals=residuals)
+    search(*JUDGED, STEADY, prior=prior, make_scout=laboratory)
+    assert prior.kept == [kept]
+
+
+def test_images_of_candidates_form_under_these_kernels_which_stand():
+    laboratory = Laboratory()
+    prior = Prior(candidates=2)
+    _, found = search(*JUDGED, STEADY, prior=prior, make_scout=laboratory)
+    first, second, later = laboratory.scouts
+    assert [each.mean().item() for each in first.kernels] == [-1] * 6
+    assert [each.mean().item() for each in second.kernels] == [-2] * 6
+    assert all(each.mean() >= 1 for each in later.kernels)
+    assert len(prior.shown) == 1  # the prior saw the later image alone
+    assert found.mean() >= 1
+
+
+@pytest.mark.parametrize(("diverging", "kept"), [({1: 2}, 1), ({2: 2}, 0)])
+def test_a_candidate_whose_image_diverges_is_not_kept(diverging, kept):
+    prior = Prior(candidates=2)
+    laboratory = Laboratory(diverging, residuals={1: 1.0 + (kept == 0), 2: 1.0 + (kept == 1)})
+    search(*JUDGED, STEADY, prior=prior, make_scout=laboratory)
+    assert prior.kept == [kept]
+
+
+def test_where_there_are_none_rounds_of_theirs_bring_the_kernel_near():
+    prior = Prior()
+    search(*JUDGED, STEADY, prior=prior)
+    assert prior.kept == []
+    assert [len(shown) for shown in prior.shown] == [2, 2, 3]
+
+
+def test_candidates_are_judged_by_longer_rounds_of_their_own():
+    config = SearchConfig(rounds=2, steps=20, settled=0.4)
+    judged = [Round(40, 40, None, 0), Round(40, 40, None, 1)]
+    assert plan(config, 1000, 3, 2) == [*judged, Round(20, 3, None), Round(20, 8, 8)]
+    assert [each.steps for each in plan(config, 30, 3, 2)] == [30, 30, 20, 20]
+
+
 # Stopping
 
 
@@ -259,8 +320,8 @@ def test_a_search_that_is_closed_does_no_more(stop_at):
 def test_a_search_that_is_closed_lets_its_scout_go():
     made = []
 
-    def make_scout(n_steps: int) -> Scout:
-        scout = Scout(1, n_steps)
+    def make_scout(each: Round) -> Scout:
+        scout = Scout(1, each.steps)
         made.append(weakref.ref(scout))
         return scout
 

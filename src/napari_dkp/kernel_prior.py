@@ -1,7 +1,5 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Generator, Tensor
 
@@ -12,7 +10,7 @@ from napari_dkp.engine import KernelPrior
 from napari_dkp.families import families
 from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
-from napari_dkp.kernel_sampling import make_sampler
+from napari_dkp.kernel_sampling import Known, make_sampler
 
 
 class DynamicKernelPrior:
@@ -31,7 +29,7 @@ class DynamicKernelPrior:
         is stochastic approximation EM (Delyon 1999).
     burn_in : first images, whose statistics are not kept: they form under poor kernels.
     weights : of each squared residual, shape of `data`; None for ones.
-    log_likelihood : of kernels by what is known without an image; None for nothing.
+    known : what is known of kernels without an image; None for nothing.
     """
 
     def __init__(
@@ -47,7 +45,7 @@ class DynamicKernelPrior:
         memory: float = 0.0,
         burn_in: int = 0,
         weights: Tensor | None = None,
-        log_likelihood: Callable[[Tensor], Tensor] | None = None,
+        known: Known | None = None,
     ) -> None:
         self._model = model
         self._data = data
@@ -61,7 +59,7 @@ class DynamicKernelPrior:
         self._remembered: GramStatistics | None = None
         kernel_families = families(family, model, rks)
         home = float64_device(data.device)  # likelihoods need it
-        self._sampler = make_sampler(kernel_families, rks, generator, home, log_likelihood)
+        self._sampler = make_sampler(kernel_families, rks, generator, home, known)
         self._estimator = KernelEstimator(model, pke, generator, home)
 
     def candidates(self) -> list[Tensor]:

@@ -5,7 +5,6 @@ weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels an
 `SMCSampler` keeps a population that follows the likelihood as the image improves.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -73,6 +72,16 @@ class PaperSampler:
         return _average(kernels, weights)  # eq. 8
 
 
+class Known(Protocol):
+    """What is known of kernels without an image."""
+
+    def __call__(self, kernels: Tensor) -> Tensor:
+        """Return the log-likelihood of kernels (N, *kernel_shape), float64, shape (N,)."""
+
+    def explained(self, kernel: Tensor) -> bool:
+        """Return whether a kernel leaves nothing that tells against what is assumed."""
+
+
 class SMCSampler:
     """A population of one family under sequential Monte Carlo.
 
@@ -84,8 +93,7 @@ class SMCSampler:
 
     Parameters
     ----------
-    log_likelihood : of kernels (N, *kernel_shape), shape (N,), by what is known without an image;
-        part of every target. None where nothing is.
+    known : what is known without an image, part of every target; None where nothing is.
     """
 
     def __init__(
@@ -94,20 +102,25 @@ class SMCSampler:
         config: RKSConfig,
         generator: Generator,
         device: torch.device,
-        log_likelihood: Callable[[Tensor], Tensor] | None = None,
+        known: Known | None = None,
     ) -> None:
         self._config = config
         self._family = family
         self._generator = generator
-        self._log_likelihood = log_likelihood
+        self._known = known
+        self._device = device
         self._periodic = torch.tensor(family.periodic, device=device)
-        count = config.particles
-        self._points = _uniform((count, family.n_parameters), generator, device)
-        self._kernels = family.render(self._points)
-        self._misfit = torch.zeros(count, dtype=torch.float64, device=device)
-        self._known = torch.zeros_like(self._misfit)
+        self._start()
+
+    def _start(self) -> None:
+        """Draw a population of the family."""
+        count = self._config.particles
+        self._points = _uniform((count, self._family.n_parameters), self._generator, self._device)
+        self._kernels = self._family.render(self._points)
+        self._misfit = torch.zeros(count, dtype=torch.float64, device=self._device)
+        self._log_known = torch.zeros_like(self._misfit)
         self._log_target = torch.zeros_like(self._misfit)
-        self._power = torch.zeros((), dtype=torch.float64, device=device)
+        self._power = torch.zeros((), dtype=torch.float64, device=self._device)
         self._beta = torch.zeros_like(self._power)
 
     def draw(self, count: int) -> Tensor:
@@ -123,13 +136,17 @@ class SMCSampler:
         Power spectra do not tell a kernel from the same one turned by 180 degrees.
         """
         turned = self._family.turned
-        if self._log_likelihood is None:
+        if self._known is None:
             return []
-        self._settle(self._log_likelihood)
+        self._settle(self._known)
+        best = self._kernels[self._log_target.argmax()]
+        if not self._known.explained(best):
+            self._known = None
+            self._start()
+            return []
         if turned is None:
             return []
         # The same half-turn for all: that which is nearer to the best one's.
-        best = self._kernels[self._log_target.argmax()]
         others = self._family.render(turned(self._points))
         nearer = _distance(others, best) < _distance(self._kernels, best)
         self._points = torch.where(nearer[:, None], turned(self._points), self._points)
@@ -152,9 +169,9 @@ class SMCSampler:
             self._move(statistics)
         return self._kernels.mean(0)
 
-    def _settle(self, log_likelihood: Callable[[Tensor], Tensor]) -> None:
+    def _settle(self, known: Known) -> None:
         """Move the population to what is known without an image."""
-        self._known = log_likelihood(self._kernels)
+        self._log_known = known(self._kernels)
         moves = 0
         while self._power < 1 or moves < SETTLING_MOVES:
             if self._power < 1:
@@ -180,7 +197,7 @@ class SMCSampler:
         powers : of the likelihood that is known without an image, shape (T,).
         betas : inverse temperatures of the misfit, shape (T,).
         """
-        targets = powers[:, None] * self._known - betas[:, None] * self._misfit
+        targets = powers[:, None] * self._log_known - betas[:, None] * self._misfit
         weights = torch.softmax(targets - self._log_target, 1)
         effective = 1 / weights.square().sum(1)
         # The first that keeps half of the population; where none does, the one that keeps most.
@@ -192,7 +209,7 @@ class SMCSampler:
         self._points = self._points[index]
         self._kernels = self._kernels[index]
         self._misfit = self._misfit[index]
-        self._known = self._known[index]
+        self._log_known = self._log_known[index]
         self._log_target = targets[chosen, index]
 
     def _move(self, statistics: GramStatistics | None) -> None:
@@ -208,10 +225,10 @@ class SMCSampler:
         points = torch.where(self._periodic, points % 1.0, _reflected(points))
         kernels = self._family.render(points)
         misfit = self._misfits(kernels, statistics)
-        known = torch.zeros_like(misfit)
-        if self._log_likelihood is not None and self._power > 0:
-            known = self._log_likelihood(kernels).to(device)
-        log_target = self._power * known - self._beta * misfit
+        log_known = torch.zeros_like(misfit)
+        if self._known is not None and self._power > 0:
+            log_known = self._known(kernels).to(device)
+        log_target = self._power * log_known - self._beta * misfit
         chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(device)
         accepted = chance.log() < log_target - self._log_target
         self._points = torch.where(accepted[:, None], points, self._points)
@@ -219,7 +236,7 @@ class SMCSampler:
             accepted.reshape(-1, *(1,) * (kernels.ndim - 1)), kernels, self._kernels
         )
         self._misfit = torch.where(accepted, misfit, self._misfit)
-        self._known = torch.where(accepted, known, self._known)
+        self._log_known = torch.where(accepted, log_known, self._log_known)
         self._log_target = torch.where(accepted, log_target, self._log_target)
 
 
@@ -239,13 +256,13 @@ def make_sampler(
     config: RKSConfig,
     generator: Generator,
     device: torch.device,
-    log_likelihood: Callable[[Tensor], Tensor] | None = None,
+    known: Known | None = None,
 ) -> KernelSampler:
     """Return the sampler that the config names; a population has a single family."""
     if config.sampler == "paper":
         return PaperSampler(families, config, generator, device)
     (family,) = families
-    return SMCSampler(family, config, generator, device, log_likelihood)
+    return SMCSampler(family, config, generator, device, known)
 
 
 def _distance(kernels: Tensor, kernel: Tensor) -> Tensor:

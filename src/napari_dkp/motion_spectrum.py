@@ -25,7 +25,8 @@ class MotionSpectrum:
     Parameters
     ----------
     model : forward model of the plane, two spatial axes.
-    data : y in normalised intensity, shape (C, h, w); the mean of its channels' power counts.
+    data : y in normalised intensity, shape (C, h, w); the mean of its channels' power counts. Of
+        very small planes, or without contrast, all kernels are equally likely.
     device : where kernels are.
     """
 
@@ -43,6 +44,9 @@ class MotionSpectrum:
         radius = torch.hypot(along, across)
         # The axes hold what differs between opposite borders. Of ±f, one is enough.
         kept = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
+        self._tells = int(kept.sum()) >= _FEWEST
+        if not self._tells:
+            return
         self._power = _periodograms(blocks).mean(1)[:, kept].to(device, torch.float32)
         # Under a taper neighbouring frequencies share noise; blocks that overlap share samples.
         covered = len(every) * rows * columns / math.prod(model.lr_shape)
@@ -60,11 +64,28 @@ class MotionSpectrum:
 
     def __call__(self, kernels: Tensor) -> Tensor:
         """Return the log-likelihood of kernels (N, *K), but for a constant: float64, shape (N,)."""
+        if not self._tells:
+            return torch.zeros(len(kernels), dtype=torch.float64, device=kernels.device)
         parts = [self._log_likelihood(part) for part in kernels.float().split(_AT_ONCE)]
         return torch.cat(parts).double()
 
+    def explained(self, kernel: Tensor) -> bool:
+        """Return whether power scatters about what a kernel (*K,) foretells as it does by chance.
+
+        Where objects are striped themselves it scatters more, and that is no kernel's doing.
+        """
+        if not self._tells:
+            return True
+        _, total = self._suited(kernel.float()[None])
+        return bool((self._power / total - 1).square().mean() <= _MOST_SCATTER)
+
     def _log_likelihood(self, kernels: Tensor) -> Tensor:
-        """Return that of kernels of which each block has the object that suits it best."""
+        suiting, total = self._suited(kernels)
+        fit = self._weight * (total.log() + self._power / total).sum(2)
+        return -(fit + 0.5 * (self._precision * suiting.square()).sum(2)).sum(1)
+
+    def _suited(self, kernels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what suits each block best under each kernel, and the power this foretells."""
         folded = (_autocorrelation(kernels, self._lags) @ self._folding).clamp_min(_TINY)[:, None]
         # Of each block: the logarithm of its object's power, in terms, and of its noise's.
         suiting = folded.new_zeros(len(kernels), len(self._power), len(self._precision))
@@ -87,9 +108,7 @@ class MotionSpectrum:
             step = torch.linalg.solve(normal, rise.unsqueeze(-1))[..., 0]
             suiting = suiting + step.clamp(-1, 1)
         known, noise = self._model(suiting, folded)
-        total = known + noise
-        fit = self._weight * (total.log() + self._power / total).sum(2)
-        return -(fit + 0.5 * (self._precision * suiting.square()).sum(2)).sum(1)
+        return suiting, known + noise
 
     def _model(self, suiting: Tensor, folded: Tensor) -> tuple[Tensor, Tensor]:
         """Return the power of what is imaged, and of noise."""
@@ -160,6 +179,8 @@ def _folding(block: Degradation, kept: Tensor, lags: Tensor) -> Tensor:
 # Samples along a side of a block, at least, and lengths of a kernel.
 _SMALLEST, _SUPPORTS = 32, 6
 _MOST_BLOCKS = 16
+# Frequencies of a block, fewer of which tell nothing.
+_FEWEST = 64
 # Cycles per sample; below, the power is that of the few largest things in view.
 _LOWEST = 0.06
 # Neighbouring frequencies share their noise under a Hann window: values per independent one.
@@ -167,6 +188,8 @@ _HANN_CORRELATION = 2.25
 # Of the logarithm of an object's power, along each term; of the noise's, about that of rounding.
 _SPREAD = 0.5
 _NOISE, _NOISE_SPREAD = 1e-6, 2.0
+# Relative variance of power: by chance 1, less of several channels; of stripes from 1.35 on.
+_MOST_SCATTER = 1.2
 _NEWTON_STEPS = 4
 _RIDGE = 1e-6
 _TINY = 1e-9

@@ -320,9 +320,7 @@ class Parts:
             whitened=True,
             memory=search.memory,
             burn_in=burn_in(search),
-            log_likelihood=MotionSpectrum(
-                self._model, self._data, float64_device(self._data.device)
-            ),
+            known=MotionSpectrum(self._model, self._data, float64_device(self._data.device)),
         )
 
     def volume_kernel(self, generator: RandomGenerator) -> Iteration[TrialStep, None, Tensor]:

@@ -127,15 +127,19 @@ class KernelSearch:
         misfits: list[float] = []
         for each in self._rounds:
             prior: KernelPrior = self._prior
-            if each.candidate is not None:
-                prior = KnownKernel(candidates[each.candidate])
+            kernel_after = each.kernel_after
+            judges = each.candidate is not None and bool(candidates)
+            if judges:
+                prior = KnownKernel(candidates[len(misfits)])
+            elif each.candidate is not None:  # a round like those that bring the kernel near
+                kernel_after = self._kernel_every
             fit = engine.alternate(
                 self._make_scout(each),
                 prior,
                 self._start,
                 each.steps,
                 self._kernel_every,
-                each.kernel_after,
+                kernel_after,
             )
             for state in fit:
                 late = each.counted_after is not None and state.step > each.counted_after
@@ -153,7 +157,7 @@ class KernelSearch:
             done += each.steps
             if state.stop is Stop.COMPLETED:
                 shown = state.image
-            if each.candidate is not None:
+            if judges:
                 misfits.append(state.residual if state.stop is Stop.COMPLETED else math.inf)
                 if len(misfits) == len(candidates):
                     self._prior.keep(misfits.index(min(misfits)))

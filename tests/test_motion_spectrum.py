@@ -1,0 +1,168 @@
+"""The likelihood of kernels under a power spectrum: against brute force, and known answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from napari_dkp import motion_spectrum
+from napari_dkp.degradation import Degradation
+from napari_dkp.kernels import line, trajectory
+from napari_dkp.motion_spectrum import MotionSpectrum
+
+CPU = torch.device("cpu")
+
+
+def power_law(shape: tuple[int, int], seed: int = 0) -> Tensor:
+    """Draw an image whose power falls with the square of the frequency, within [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.hypot(torch.fft.fftfreq(shape[0])[:, None], torch.fft.rfftfreq(shape[1]))
+    frequency[0, 0] = 1
+    white = torch.fft.rfft2(torch.randn(shape, generator=generator))
+    image = torch.fft.irfft2(white / frequency, s=shape)
+    return (image - image.min()) / (image.max() - image.min())
+
+
+def model_of(scale: int = 4, phase: str = "fkp", side: int = 64, taps: int = 19) -> Degradation:
+    return Degradation((side, side), (scale, scale), (taps, taps), phase, "circular")
+
+
+def lines(model: Degradation, *members: tuple[float, float, float]) -> Tensor:
+    """Return lines of so many lengths, degrees and widths."""
+    length, angle, width = torch.tensor(members).T
+    return line(length, torch.deg2rad(angle), width, model.kernel_shape, model.kernel_centre)
+
+
+def seen(model: Degradation, image: Tensor, kernel: Tensor, noise: float = 0.0) -> Tensor:
+    data = model.forward(image[None], kernel)
+    draw = torch.randn(data.shape, generator=torch.Generator().manual_seed(9))
+    return ((data + noise * draw) * 255).round() / 255
+
+
+def likelihoods(model: Degradation, data: Tensor, kernels: Tensor) -> Tensor:
+    return MotionSpectrum(model, data, CPU)(kernels)
+
+
+@pytest.mark.parametrize("phase", ["area", "fkp"])
+@pytest.mark.parametrize("scale", [(4, 4), (2, 2), (3, 2), (1, 1)])
+def test_power_is_folded_as_sampling_does(phase, scale):
+    block = Degradation((8, 6), scale, (5, 4), phase, "circular")
+    kernel = torch.rand(1, 5, 4, generator=torch.Generator().manual_seed(1))
+    kept = torch.zeros(8, 6, dtype=torch.bool)
+    kept[1:, 1:3] = True
+    lags = motion_spectrum._lags((5, 4))
+    of_lags = motion_spectrum._autocorrelation(kernel.double(), lags)
+    folded = of_lags @ motion_spectrum._folding(block, kept, lags)
+    # The power that samples have on average of objects with random phases, one frequency by one.
+    rows, columns = 8 * scale[0], 6 * scale[1]
+    expected = torch.zeros(8, 6, dtype=torch.float64)
+    for row in range(rows):
+        for column in range(columns):
+            wave = torch.zeros(rows, columns, dtype=torch.complex128)
+            wave[row, column] = 1
+            along, across = np.fft.fftfreq(rows)[row], np.fft.fftfreq(columns)[column]
+            if row % 8 == column % 6 == 0:
+                continue
+            image = torch.fft.ifft2(wave)
+            parts = [
+                block.forward(part[None], kernel[0].double())[0]
+                for part in (image.real, image.imag)
+            ]
+            power = torch.fft.fft2(torch.complex(*parts)).abs().square()
+            expected += power / (along**2 + across**2)
+    ratio = folded[0] / expected[kept]
+    assert ratio.std() < 1e-6 * ratio.mean()
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("phase", ["area", "fkp"])
+def test_a_line_is_told_by_its_spectrum(scale, phase):
+    model = model_of(scale, phase)
+    members = [(10.0, angle, 0.6) for angle in range(0, 180, 6)]
+    kernels = lines(model, *members)
+    for seed, truth in enumerate((4, 11, 25)):
+        data = seen(model, power_law(model.domain_shape, seed), kernels[truth])
+        assert int(likelihoods(model, data, kernels).argmax()) == truth
+
+
+def test_its_length_is_told_too():
+    model = model_of()
+    kernels = lines(model, *((length, 50.0, 0.6) for length in (5.0, 7.0, 8.5, 10.0, 11.5, 14.0)))
+    data = seen(model, power_law(model.domain_shape), kernels[3])
+    assert int(likelihoods(model, data, kernels).argmax()) == 3
+
+
+def test_directions_that_are_turned_by_half_are_alike():
+    model = model_of()
+    path = torch.tensor([[[-5.0, -4.0], [3.0, -3.0], [4.0, 2.0], [4.5, 6.0]]])
+    kernel = trajectory(path, torch.tensor([0.6]), model.kernel_shape, model.kernel_centre)
+    data = seen(model, power_law(model.domain_shape), kernel[0])
+    one, turned = likelihoods(model, data, torch.cat([kernel, kernel.flip(1, 2)]))
+    assert one.item() == pytest.approx(turned.item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("slope", [0.7, 1.4])
+def test_objects_may_have_other_slopes(slope):
+    model = model_of()
+    kernels = lines(model, *((10.0, angle, 0.6) for angle in range(0, 180, 10)))
+    image = power_law(model.domain_shape)
+    frequency = torch.hypot(
+        torch.fft.fftfreq(image.shape[0])[:, None], torch.fft.rfftfreq(image.shape[1])
+    ).clamp_min(1e-3)
+    image = torch.fft.irfft2(torch.fft.rfft2(image) * frequency ** (1 - slope), s=image.shape)
+    data = seen(model, (image - image.min()) / (image.max() - image.min()), kernels[6])
+    assert int(likelihoods(model, data, kernels).argmax()) == 6
+
+
+def test_a_strong_edge_hides_no_line():
+    """It is a streak in the spectrum of the whole, across which a line might seem to lie."""
+    model = model_of()
+    kernels = lines(model, *((10.0, angle, 0.6) for angle in range(0, 180, 10)))
+    image = 0.3 * power_law(model.domain_shape)
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in image.shape), indexing="ij")
+    image = image + 0.6 * (rows + 0.4 * columns > 90)
+    data = seen(model, image, kernels[13])
+    assert int(likelihoods(model, data, kernels).argmax()) == 13
+
+
+def test_noise_is_not_taken_for_what_a_narrow_kernel_leaves():
+    model = model_of()
+    kernels = lines(model, *((length, 30.0, 0.6) for length in (3.0, 6.0, 9.0, 12.0)))
+    data = seen(model, power_law(model.domain_shape), kernels[2], noise=2 / 255)
+    assert int(likelihoods(model, data, kernels).argmax()) == 2
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 40), (9, 9)])
+def test_very_small_planes_tell_nothing(shape):
+    model = Degradation(shape, (4, 4), (7, 7))
+    data = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    found = likelihoods(model, data, torch.rand(5, 7, 7))
+    assert found.shape == (5,)
+    assert (found == found[0]).all()
+
+
+def test_a_plane_without_contrast_tells_nothing_that_is_not_finite():
+    model = model_of()
+    found = likelihoods(model, torch.full((1, 64, 64), 0.5), lines(model, (3, 0, 1), (9, 0, 1)))
+    assert found.isfinite().all()
+
+
+def test_each_kernel_is_judged_by_itself():
+    model = model_of()
+    kernels = lines(model, *((4 + n % 9, 7.0 * n, 0.6) for n in range(70)))
+    judge = MotionSpectrum(model, seen(model, power_law(model.domain_shape), kernels[0]), CPU)
+    together, alone = judge(kernels), torch.cat([judge(kernels[n : n + 1]) for n in range(70)])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-2)
+    assert math.isfinite(together.sum().item())
+
+
+def test_stripes_are_not_explained_and_scatter_is():
+    model = model_of()
+    kernel = lines(model, (10.0, 40.0, 0.6))
+    image = power_law(model.domain_shape)
+    stripes = 0.5 + 0.5 * torch.sin(torch.arange(256) * 2 * math.pi / 20).expand(256, 256)
+    for picture, expected in ((image, True), (0.2 * image + 0.8 * stripes, False)):
+        judge = MotionSpectrum(model, seen(model, picture, kernel[0]), CPU)
+        assert judge.explained(kernel[0]) is expected
