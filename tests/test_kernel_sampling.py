@@ -268,3 +268,71 @@ def test_an_exact_fit_stays_finite():
     kernel = run(sampler("gaussian"), MODEL.statistics(sharp_image(), data))
     assert torch.isfinite(kernel).all()
     assert kernel_ncc(kernel.numpy(), true_gaussian().numpy()) > 0.999
+
+
+# What is known without an image
+
+
+class Informed:
+    """A likelihood of the toy's point p, exp(-50 energy(p)); explains it or does not."""
+
+    def __init__(self, energy, explains: bool = True) -> None:
+        self.energy, self.explains = energy, explains
+
+    def __call__(self, kernels: torch.Tensor) -> torch.Tensor:
+        return -CONFIDENCE * self.energy(kernels[:, 0, 0].double())
+
+    def explained(self, kernel: torch.Tensor) -> bool:
+        return self.explains
+
+
+class ToyMisfit(Toy):
+    def misfit(self, kernels: torch.Tensor) -> torch.Tensor:
+        return super().misfit(kernels[:, 0])
+
+
+def informed(known: Informed, turned=None) -> SMCSampler:
+    toy = KernelFamily("toy", (False,), lambda points: points[:, :, None], turned)
+    return SMCSampler(
+        toy, RKSConfig(particles=4096, confidence=CONFIDENCE), generator(8), CPU, known
+    )
+
+
+def test_a_population_settles_on_what_is_known():
+    smc = informed(Informed(lambda p: (p - 0.4) ** 2))
+    assert smc.candidates() == []
+    points = smc._kernels.flatten()
+    assert points.mean().item() == pytest.approx(0.4, abs=0.1 * SIGMA)
+    assert points.std().item() == pytest.approx(SIGMA, rel=0.1)
+
+
+def test_what_is_known_multiplies_what_images_say():
+    smc = informed(Informed(lambda p: (p - 0.4) ** 2))
+    smc.candidates()
+    for _ in range(12):
+        smc.step(ToyMisfit(lambda p: (p - 0.6) ** 2))
+    points = smc._kernels.flatten()
+    assert points.mean().item() == pytest.approx(0.5, abs=0.1 * SIGMA)
+    assert points.std().item() == pytest.approx(SIGMA / math.sqrt(2), rel=0.1)
+
+
+def test_what_turning_leaves_open_is_to_be_decided():
+    both = Informed(lambda p: torch.minimum((p - 0.2) ** 2, (p - 0.8) ** 2))
+    smc = informed(both, turned=lambda points: 1 - points)
+    one, other = (candidate.item() for candidate in smc.candidates())
+    assert one + other == pytest.approx(1, abs=1e-5)
+    assert sorted([one, other]) == pytest.approx([0.2, 0.8], abs=0.02)
+    smc.keep(0)
+    assert smc.draw(1000).mean().item() == pytest.approx(one, abs=0.02)
+    smc.keep(1)
+    assert smc.draw(1000).mean().item() == pytest.approx(other, abs=0.02)
+
+
+def test_what_explains_nothing_is_forgotten():
+    smc = informed(Informed(lambda p: (p - 0.4) ** 2, explains=False), lambda points: 1 - points)
+    assert smc.candidates() == []
+    for points in (smc._kernels.flatten(), smc.draw(4096).flatten()):
+        assert points.mean().item() == pytest.approx(0.5, abs=0.02)
+        assert points.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.05)
+    smc.step(ToyMisfit(lambda p: (p - 0.7) ** 2))
+    assert smc._kernels.mean().item() == pytest.approx(0.7, abs=0.05)

@@ -162,7 +162,8 @@ def test_stripes_are_not_explained_and_scatter_is():
     model = model_of()
     kernel = lines(model, (10.0, 40.0, 0.6))
     image = power_law(model.domain_shape)
-    stripes = 0.5 + 0.5 * torch.sin(torch.arange(256) * 2 * math.pi / 20).expand(256, 256)
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in image.shape), indexing="ij")
+    stripes = 0.5 + 0.5 * torch.sin((0.5 * rows + columns) * 2 * math.pi / 24)
     for picture, expected in ((image, True), (0.2 * image + 0.8 * stripes, False)):
         judge = MotionSpectrum(model, seen(model, picture, kernel[0]), CPU)
         assert judge.explained(kernel[0]) is expected
