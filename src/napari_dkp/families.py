@@ -23,8 +23,8 @@ class KernelFamily:
     name : as in `Settings.kernel_family`.
     periodic : per parameter, whether 0 and 1 are the same (angles).
     render : points of the cube (N, p) to kernels (N, *shape).
-    turned : points to those of the same kernels turned by 180 degrees; None where that makes no
-        difference.
+    turned : points (N, p) to those of the same kernels turned by 180 degrees, (N, p); None where
+        that makes no difference.
     """
 
     name: str

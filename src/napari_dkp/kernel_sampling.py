@@ -2,7 +2,8 @@
 
 Two samplers share one interface: given the Gram statistics of the latest image, return k_p, the
 weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels and reweights them.
-`SMCSampler` keeps a population that follows the likelihood as the image improves.
+`SMCSampler` keeps a population that follows the likelihood as the image improves, together with
+what is known of kernels without one.
 """
 
 from typing import Protocol
@@ -85,11 +86,12 @@ class Known(Protocol):
 class SMCSampler:
     """A population of one family under sequential Monte Carlo.
 
-    It follows the tempered likelihood exp(-β E(k(h))), E the mean squared residual and
-    β = confidence / min E: the residual of an unfinished image is model error rather than noise,
-    so a doubled misfit counts as so many nats whatever the number of pixels. A step
-    reweights the population from the last target to the new one (as far as half of the effective
-    sample allows), resamples, and moves it by differential-evolution Metropolis steps.
+    Its target is what is known without an image times the tempered likelihood exp(-β E(k(h))) of
+    the latest one, E the mean squared residual and β = confidence / min E: the residual of an
+    unfinished image is model error rather than noise, so a doubled misfit counts as so many nats
+    whatever the number of pixels. A step reweights the population from the last target to the new
+    one (as far as half of the effective sample allows), resamples, and moves it by
+    differential-evolution Metropolis steps.
 
     Parameters
     ----------
@@ -120,12 +122,12 @@ class SMCSampler:
         self._misfit = torch.zeros(count, dtype=torch.float64, device=self._device)
         self._log_known = torch.zeros_like(self._misfit)
         self._log_target = torch.zeros_like(self._misfit)
-        self._power = torch.zeros((), dtype=torch.float64, device=self._device)
-        self._beta = torch.zeros_like(self._power)
+        self._exponent = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._beta = torch.zeros_like(self._exponent)
 
     def draw(self, count: int) -> Tensor:
         """Return random members of the family, or of a population that has settled."""
-        if self._power > 0:
+        if self._exponent > 0:
             index = torch.randint(len(self._kernels), (count,), generator=self._generator)
             return self._kernels[index.to(self._kernels.device)]
         return _members(self._family, count, self._generator, self._points.device)
@@ -164,7 +166,7 @@ class SMCSampler:
         """Move the population to the new statistics and return its mean."""
         self._misfit = self._misfits(self._kernels, statistics)
         target = self._config.confidence / self._misfit.min().clamp_min(_MISFIT_FLOOR)
-        self._anneal(self._power.expand(_STAGES), target * self._halvings())
+        self._anneal(self._exponent.expand(_STAGES), target * self._halvings())
         for _ in range(self._config.moves):
             self._move(statistics)
         return self._kernels.mean(0)
@@ -173,10 +175,10 @@ class SMCSampler:
         """Move the population to what is known without an image."""
         self._log_known = known(self._kernels)
         moves = 0
-        while self._power < 1 or moves < SETTLING_MOVES:
-            if self._power < 1:
-                powers = self._power + (1 - self._power) * self._halvings()
-                self._anneal(powers, torch.zeros_like(powers))
+        while self._exponent < 1 or moves < SETTLING_MOVES:
+            if self._exponent < 1:
+                exponents = self._exponent + (1 - self._exponent) * self._halvings()
+                self._anneal(exponents, torch.zeros_like(exponents))
             for _ in range(_MOVES_PER_STAGE):
                 self._move(None)
             moves += _MOVES_PER_STAGE
@@ -189,22 +191,22 @@ class SMCSampler:
             return torch.zeros(len(kernels), dtype=torch.float64, device=self._points.device)
         return statistics.misfit(kernels).to(self._points.device)
 
-    def _anneal(self, powers: Tensor, betas: Tensor) -> None:
+    def _anneal(self, exponents: Tensor, betas: Tensor) -> None:
         """Reweight and resample to one of some targets, the most wanted one first.
 
         Parameters
         ----------
-        powers : of the likelihood that is known without an image, shape (T,).
+        exponents : of what is known without an image, shape (T,).
         betas : inverse temperatures of the misfit, shape (T,).
         """
-        targets = powers[:, None] * self._log_known - betas[:, None] * self._misfit
+        targets = exponents[:, None] * self._log_known - betas[:, None] * self._misfit
         weights = torch.softmax(targets - self._log_target, 1)
         effective = 1 / weights.square().sum(1)
         # The first that keeps half of the population; where none does, the one that keeps most.
         count = len(self._misfit)
-        wanted = torch.arange(len(powers), 0, -1, device=effective.device)
+        wanted = torch.arange(len(exponents), 0, -1, device=effective.device)
         chosen = torch.where(effective >= 0.5 * count, count + wanted, effective).argmax()
-        self._power, self._beta = powers[chosen], betas[chosen]
+        self._exponent, self._beta = exponents[chosen], betas[chosen]
         index = _systematic(weights[chosen], self._generator)
         self._points = self._points[index]
         self._kernels = self._kernels[index]
@@ -226,9 +228,9 @@ class SMCSampler:
         kernels = self._family.render(points)
         misfit = self._misfits(kernels, statistics)
         log_known = torch.zeros_like(misfit)
-        if self._known is not None and self._power > 0:
+        if self._known is not None and self._exponent > 0:
             log_known = self._known(kernels).to(device)
-        log_target = self._power * log_known - self._beta * misfit
+        log_target = self._exponent * log_known - self._beta * misfit
         chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(device)
         accepted = chance.log() < log_target - self._log_target
         self._points = torch.where(accepted[:, None], points, self._points)

@@ -8,10 +8,12 @@ direction (Field 1987). A motion multiplies it by its own, which has stripes (Go
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from napari_dkp.degradation import Degradation
+from napari_dkp.periodogram import CORRELATION, periodogram
 from napari_dkp.windows import contrast, windows
 
 
@@ -31,14 +33,14 @@ class MotionSpectrum:
     """
 
     def __init__(self, model: Degradation, data: Tensor, device: torch.device) -> None:
-        plane = data.to("cpu", torch.float64)
+        plane = data.to("cpu", torch.float64).numpy()
         rows, columns = (
             min(n, max(_SMALLEST, math.ceil(_SUPPORTS * taps / s)))
             for n, taps, s in zip(model.lr_shape, model.kernel_shape, model.scale, strict=True)
         )
         every = windows(model.lr_shape, (rows, columns))
         chosen = sorted(every, key=lambda window: -contrast(plane, window))[:_MOST_BLOCKS]
-        blocks = torch.stack([plane[(slice(None), *window)] for window in chosen])
+        powers = [periodogram(plane[(slice(None), *window)]).mean(0) for window in chosen]
         along = torch.fft.fftfreq(rows, dtype=torch.float64)[:, None].expand(rows, columns)
         across = torch.fft.fftfreq(columns, dtype=torch.float64).expand(rows, columns)
         radius = torch.hypot(along, across)
@@ -47,10 +49,10 @@ class MotionSpectrum:
         self._tells = int(kept.sum()) >= _FEWEST
         if not self._tells:
             return
-        self._power = _periodograms(blocks).mean(1)[:, kept].to(device, torch.float32)
+        self._power = torch.from_numpy(np.stack(powers))[:, kept].to(device, torch.float32)
         # Under a taper neighbouring frequencies share noise; blocks that overlap share samples.
         covered = len(every) * rows * columns / math.prod(model.lr_shape)
-        self._weight = 2 / (_HANN_CORRELATION * max(1.0, covered))
+        self._weight = 2 / (CORRELATION * max(1.0, covered))
         self._lags = _lags(model.kernel_shape)
         block = replace(model, lr_shape=(rows, columns), boundary="circular")
         self._folding = _folding(block, kept, self._lags).to(device, torch.float32)
@@ -92,37 +94,28 @@ class MotionSpectrum:
         n = self._terms.shape[1]
         suiting[..., 0] = (self._power.sum(1).clamp_min(_TINY) / folded.sum(2)).log()
         for _ in range(_NEWTON_STEPS):
-            known, noise = self._model(suiting, folded)
-            total = known + noise
-            known, noise = known / total, noise / total
+            imaged, noise = self._model(suiting, folded)
+            total = imaged + noise
+            imaged, noise = imaged / total, noise / total
             off = self._power / total - 1
-            slope = torch.cat([(off * known) @ self._terms, (off * noise).sum(2, True)], 2)
+            slope = torch.cat([(off * imaged) @ self._terms, (off * noise).sum(2, True)], 2)
             rise = self._weight * slope - self._precision * suiting
             normal = torch.diag_embed((self._precision + _RIDGE).expand_as(suiting)).clone()
-            normal[..., :-1, :-1] += self._weight * (known.square() @ self._pairs).unflatten(
+            normal[..., :-1, :-1] += self._weight * (imaged.square() @ self._pairs).unflatten(
                 2, (n, n)
             )
-            normal[..., :-1, -1] += self._weight * ((known * noise) @ self._terms)
+            normal[..., :-1, -1] += self._weight * ((imaged * noise) @ self._terms)
             normal[..., -1, :-1] = normal[..., :-1, -1]
             normal[..., -1, -1] += self._weight * noise.square().sum(2)
             step = torch.linalg.solve(normal, rise.unsqueeze(-1))[..., 0]
             suiting = suiting + step.clamp(-1, 1)
-        known, noise = self._model(suiting, folded)
-        return suiting, known + noise
+        imaged, noise = self._model(suiting, folded)
+        return suiting, imaged + noise
 
     def _model(self, suiting: Tensor, folded: Tensor) -> tuple[Tensor, Tensor]:
         """Return the power of what is imaged, and of noise."""
         exponent = (suiting[..., :-1] @ self._terms.mT).clamp(-_LARGEST, _LARGEST)
         return exponent.exp() * folded, _NOISE * suiting[..., -1:].clamp(-_LARGEST, _LARGEST).exp()
-
-
-def _periodograms(blocks: Tensor) -> Tensor:
-    """Return the power of tapered blocks (..., h, w) at their frequencies."""
-    rows, columns = (torch.hann_window(n + 2, False, dtype=blocks.dtype) for n in blocks.shape[-2:])
-    taper = torch.outer(rows[1:-1], columns[1:-1])
-    mean = (blocks * taper).sum((-2, -1), keepdim=True) / taper.sum()
-    power: Tensor = torch.fft.fft2((blocks - mean) * taper).abs().square()
-    return power / taper.square().sum()
 
 
 def _lags(kernel_shape: tuple[int, ...]) -> Tensor:
@@ -183,8 +176,6 @@ _MOST_BLOCKS = 16
 _FEWEST = 64
 # Cycles per sample; below, the power is that of the few largest things in view.
 _LOWEST = 0.06
-# Neighbouring frequencies share their noise under a Hann window: values per independent one.
-_HANN_CORRELATION = 2.25
 # Of the logarithm of an object's power, along each term; of the noise's, about that of rounding.
 _SPREAD = 0.5
 _NOISE, _NOISE_SPREAD = 1e-6, 2.0

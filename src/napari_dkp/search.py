@@ -124,22 +124,20 @@ class KernelSearch:
         shown = self._start
         counted = []
         candidates = self._prior.candidates()
+        rounds = self._rounds
+        if not candidates:
+            rounds = [self._unjudging(each) for each in rounds]
         misfits: list[float] = []
-        for each in self._rounds:
-            prior: KernelPrior = self._prior
-            kernel_after = each.kernel_after
-            judges = each.candidate is not None and bool(candidates)
-            if judges:
-                prior = KnownKernel(candidates[len(misfits)])
-            elif each.candidate is not None:  # a round like those that bring the kernel near
-                kernel_after = self._kernel_every
+        for each in rounds:
+            judged = None if each.candidate is None else candidates[each.candidate]
+            prior: KernelPrior = self._prior if judged is None else KnownKernel(judged)
             fit = engine.alternate(
                 self._make_scout(each),
                 prior,
                 self._start,
                 each.steps,
                 self._kernel_every,
-                kernel_after,
+                each.kernel_after,
             )
             for state in fit:
                 late = each.counted_after is not None and state.step > each.counted_after
@@ -157,7 +155,7 @@ class KernelSearch:
             done += each.steps
             if state.stop is Stop.COMPLETED:
                 shown = state.image
-            if judges:
+            if judged is not None:
                 misfits.append(state.residual if state.stop is Stop.COMPLETED else math.inf)
                 if len(misfits) == len(candidates):
                     self._prior.keep(misfits.index(min(misfits)))
@@ -166,6 +164,12 @@ class KernelSearch:
             return torch.stack(counted).mean(0)
         yield replace(latest, stop=Stop.DIVERGED)
         return None
+
+    def _unjudging(self, each: Round) -> Round:
+        """Return a round, or in place of one that judges, such as bring the kernel near."""
+        if each.candidate is None:
+            return each
+        return replace(each, kernel_after=self._kernel_every, candidate=None)
 
 
 # Times the steps of a round: images that have formed are judged.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from napari_dkp.noise import Noise
 from napari_dkp.optics import transfer
+from napari_dkp.periodogram import CORRELATION, periodogram, taper
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,18 @@ def reaches_noise(plane: np.ndarray, noise: Noise) -> bool:
     """
     if min(plane.shape[1:]) < SMALLEST or np.ptp(plane) == 0:
         return False
-    power, frequency, level = _periodogram(plane, noise)
+    power, frequency, level = _power(plane, noise)
     near = (frequency > _NEAR_LIMIT[0]) & (frequency < _NEAR_LIMIT[1])
     return bool(power[near].mean() < _NOISE_LIKE * level)
 
 
-def _periodogram(plane: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray, float]:
+def _power(plane: np.ndarray, noise: Noise) -> tuple[np.ndarray, np.ndarray, float]:
     """Return power per frequency, mean over channels, the radial frequencies, and the noise's."""
-    window = np.ones(())
-    for n in plane.shape[1:]:
-        window = window[..., None] * np.hanning(n + 2)[1:-1]
-    energy = float((window**2).sum())
     power = np.zeros(plane.shape[1:])
     for channel in plane:
-        mean = float((channel * window).sum() / window.sum())
-        power += np.abs(np.fft.fft2((channel - mean) * window)) ** 2 / energy
-    level = float((noise.variance(plane) * window**2).mean(0).sum() / energy)
+        power += periodogram(channel)
+    weight = taper(plane.shape[1:]) ** 2
+    level = float((noise.variance(plane) * weight).mean(0).sum() / weight.sum())
     frequency = np.hypot(*_grid(plane.shape[1:]))
     return power / len(plane), frequency, level
 
@@ -121,7 +118,7 @@ def _binned(
 
     The third is the matrix from power in fine rings of HR frequencies to that in the rings.
     """
-    power, radius, level = _periodogram(plane, noise)
+    power, radius, level = _power(plane, noise)
     rows, columns = _grid(plane.shape[1:])
     # The axes hold what differs between opposite borders.
     kept = (radius > _LOWEST_KEPT) & (np.abs(rows) > 1.5 / len(rows))
@@ -144,7 +141,7 @@ def _binned(
     as_tensor = torch.from_numpy
     return (
         as_tensor(mean[filled]),
-        as_tensor(len(plane) * count[filled] / _HANN_CORRELATION),
+        as_tensor(len(plane) * count[filled] / CORRELATION),
         as_tensor(folding[filled]),
         level,
     )
@@ -183,8 +180,6 @@ def _ring(radius: np.ndarray, bins: int) -> np.ndarray:
 _DIAGONAL = 0.7072
 _BINS, _FINE_BINS = 90, 180
 _LOWEST_KEPT = 0.02
-# Neighbouring frequencies share their noise under a Hann window: values per independent one.
-_HANN_CORRELATION = 2.25
 # Pixels along an axis, of planes that can be judged.
 SMALLEST = 32
 

@@ -43,7 +43,7 @@ PRESET_NUMBERS = {
         160,
         16,
         rks=RKSConfig(updates=29),
-        search=SearchConfig(rounds=4, steps=50),
+        search=SearchConfig(steps=50),
         diffusion=DiffusionConfig(trials=1),
     ),
     "balanced": Preset(400, 24),
