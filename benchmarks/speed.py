@@ -38,7 +38,7 @@ from napari_dkp.estimate import Counts
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
 from napari_dkp.randomness import make_generator
-from napari_dkp.schedule import search_rounds
+from napari_dkp.schedule import search_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,7 +101,7 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     generator = make_generator(settings.seed)
     restorer = parts.restorer(generator)
     scout = parts.scout(10 * repeats, generator)
-    prior = (parts.search_prior if search_rounds(settings) else parts.prior)(generator)
+    prior = (parts.search_prior if search_plan(settings) else parts.prior)(generator)
     began = perf_counter()
     kernel = prior.step(None)
     _finish(device)

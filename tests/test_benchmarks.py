@@ -13,6 +13,7 @@ from tiny import TINY
 
 from napari_dkp.config import DiffusionConfig, RKSConfig, SearchConfig, Settings
 from napari_dkp.degradation import degrade
+from napari_dkp.kernel_prior import LEARNING_UPDATES
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
@@ -203,8 +204,8 @@ def test_quality_resumes_and_writes_both_files(folder, tmp_path, in_process, cap
     settings = Settings.from_dict(runs[fast, 0]["settings"])
     assert settings.iterations == 2
     assert runs[fast, 0]["figures"]["steps"] == runs[known, 0]["figures"]["steps"] == 2
-    # Four rounds, no longer than the run, come before a motion is restored.
-    assert runs[moved, 0]["figures"]["steps"] == 4 * 2 + 2
+    # One image, no longer than the run, comes before a motion is restored.
+    assert runs[moved, 0]["figures"]["steps"] == (1 + 1) * 2 + 2
     for run in runs.values():
         assert run["figures"]["aligned PSNR"] >= run["figures"]["PSNR"]
     assert runs["bicubic", 0]["figures"]["PSNR"] > 20
@@ -281,11 +282,11 @@ def test_kernel_share_is_of_a_whole_run():
     rks = RKSConfig(every=3, updates=20)
     optics = Settings(iterations=100, rks=rks).resolve()
     assert speed.kernel_share(optics, seconds) == pytest.approx(7.0 / 17.0)
-    search = SearchConfig(rounds=3, steps=20, settled=0.5)
+    search = SearchConfig(rounds=3, steps=20)
     motion = Settings(iterations=100, rks=rks, search=search, kernel_family="line").resolve()
-    # A round of updates after steps 3, 6 to 18, and two of updates after steps 12, 15 and 18.
-    kernel = 3.0 + (6 + 2 * 3) * 0.2
-    image = 3 * 20 * 0.05 + 100 * 0.1
+    # The kernel learns from each of four images.
+    kernel = 3.0 + 4 * LEARNING_UPDATES * 0.2
+    image = 4 * 20 * 0.05 + 100 * 0.1
     assert speed.kernel_share(motion, seconds) == pytest.approx(kernel / (kernel + image))
 
 

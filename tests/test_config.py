@@ -60,10 +60,10 @@ def test_numpy_numbers_are_stored_as_plain_ones():
         (DIPConfig, {"gradient_weight": -1e-9}, ValueError),
         (DIPConfig, {"gradient_growth": -1}, ValueError),
         (DIPConfig, {"settling": 1.1}, ValueError),
-        (SearchConfig, {"rounds": 0}, ValueError),
+        (SearchConfig, {"rounds": -1}, ValueError),
         (SearchConfig, {"steps": 0}, ValueError),
         (SearchConfig, {"steps": 2.5}, TypeError),
-        (SearchConfig, {"settled": 1.1}, ValueError),
+        (SearchConfig, {"stiffness": 1.1}, ValueError),
         (SearchConfig, {"memory": -0.1}, ValueError),
         (SearchConfig, {"left_out": 0.95}, ValueError),
         (SearchConfig, {"data_weight": -0.1}, ValueError),
@@ -172,7 +172,7 @@ SETTINGS = [
     Settings(
         rks=RKSConfig(gaussian_variance=(0.5, 3), path_width=(0.1, 2)),
         pke=PKEConfig(hidden=(30, 40), data_weight=0),
-        search=SearchConfig(rounds=3, left_out=0, data_weight=0.5),
+        search=SearchConfig(rounds=4, stiffness=0, data_weight=0.5),
         dip=DIPConfig(network="published"),
     ),
 ]

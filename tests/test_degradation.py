@@ -349,6 +349,26 @@ def test_the_misfit_of_a_blend_is_the_blend_of_misfits(share, whitened):
     assert not torch.allclose(new.misfit(kernels), old.misfit(kernels))
 
 
+@pytest.mark.parametrize("stiffness", [0.0, 0.3, 1.0])
+def test_a_profile_has_the_slope_of_its_image_and_a_share_of_the_curvature(stiffness):
+    """In units of the misfit at the kernel under which the image has formed."""
+    model = Degradation((9, 7), (2, 2), (5, 5))
+    kernel, *others = random_kernels(model, 4)
+    statistics = model.statistics(random_image(model, 1), random_data(model, 1))
+    misfit, slope = statistics.misfit_and_slope(kernel)
+    profile = statistics.profile(kernel, stiffness)
+    assert profile.unit == 1.0
+    for other in others:
+        away = other - kernel
+        linear = (slope * away).sum()
+        curved = statistics.misfit(other[None])[0] - misfit - linear
+        expected = 1 + (linear + stiffness * curved) / misfit
+        torch.testing.assert_close(profile.misfit(other[None])[0], expected)
+    found, found_slope = profile.misfit_and_slope(kernel)
+    assert found.item() == pytest.approx(1)
+    torch.testing.assert_close(found_slope, slope / misfit)
+
+
 def test_gram_misfit_in_single_precision_resolves_small_residuals():
     """An image that nearly explains the data, far from zero mean: as late in a run."""
     model = Degradation((24, 24), (2, 2), (11, 11))

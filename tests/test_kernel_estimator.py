@@ -14,7 +14,12 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.families import families
 from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
+from napari_dkp.kernel_prior import (
+    LEARNING_UPDATES,
+    DynamicKernelPrior,
+    KnownKernel,
+    StandingKernel,
+)
 from napari_dkp.kernels import fix_centroid, gaussian, trajectory
 from napari_dkp.metrics import kernel_ncc
 from napari_dkp.randomness import initialise, make_generator
@@ -232,6 +237,7 @@ class Recorder:
         self.warm_ups = 0
         self.sampled: list[GramStatistics] = []
         self.estimated: list[GramStatistics] = []
+        self.weights: list[float | None] = []
 
     def draw(self, count: int) -> torch.Tensor:
         assert count > 0  # families need not know how to make no kernels
@@ -244,7 +250,12 @@ class Recorder:
         return isotropic(1.0)
 
     def step(self, *arguments: object) -> torch.Tensor:
-        (self.sampled if len(arguments) == 1 else self.estimated).append(arguments[-1])
+        if len(arguments) == 1:
+            self.sampled.append(arguments[0])
+        else:
+            _, statistics, weight = arguments
+            self.estimated.append(statistics)
+            self.weights.append(weight)
         return isotropic(1.0)
 
 
@@ -296,6 +307,59 @@ def test_first_images_are_not_remembered_and_later_ones_are_blended(
     for seen in (recorder.sampled, recorder.estimated):
         found = torch.stack([statistics.misfit(PROBES) for statistics in seen])
         torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_a_complete_image_tells_the_profile_of_misfits(recorder):
+    prior = dynamic_prior(isotropic(2.0), stiffness=0.3)
+    prior.learned(sharp_image(), isotropic(3.0))
+    statistics = MODEL.statistics(sharp_image(), noisy(isotropic(2.0)))
+    expected = statistics.profile(isotropic(3.0), 0.3).misfit(PROBES)
+    for seen in (recorder.sampled, recorder.estimated):
+        assert len(seen) == LEARNING_UPDATES
+        for each in seen:
+            torch.testing.assert_close(each.misfit(PROBES), expected)
+
+
+def test_a_profile_has_a_weight_of_its_own(recorder):
+    prior = dynamic_prior(isotropic(2.0), profile_weight=0.7)
+    prior.step(None)
+    prior.step(sharp_image())
+    prior.learned(sharp_image(), isotropic(3.0))
+    assert recorder.weights == [None] + [0.7] * LEARNING_UPDATES
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_weight_stands_for_that_of_the_config(weight):
+    statistics = MODEL.statistics(sharp_image(), noisy(isotropic(2.0)))
+    kernels = []
+    for config, given in ((0.2, weight), (weight, None)):
+        estimator = KernelEstimator(
+            MODEL, PKEConfig(data_weight=config), make_generator(0), torch.device("cpu")
+        )
+        kernels.append(estimator.step(isotropic(3.0), statistics, given))
+    assert torch.equal(*kernels)
+
+
+def test_profiles_are_averaged_over_images(recorder):
+    prior = dynamic_prior(isotropic(2.0), stiffness=0.3)
+    alone = []
+    for shift in range(3):
+        prior.learned(shifted(shift), PROBES[shift])
+        statistics = MODEL.statistics(shifted(shift), noisy(isotropic(2.0)))
+        profile = statistics.profile(PROBES[shift], 0.3)
+        alone.append(profile.misfit_and_slope(isotropic(1.0))[1])
+        _, slope = recorder.estimated[-1].misfit_and_slope(isotropic(1.0))
+        torch.testing.assert_close(slope, torch.stack(alone).mean(0))
+
+
+def test_what_is_learned_is_nearer_to_the_kernel_of_the_data():
+    truth, before = isotropic(3.0), isotropic(5.0)
+    prior = dynamic_prior(truth, stiffness=1.0)
+    kernel = before
+    for _ in range(3):
+        kernel = prior.learned(sharp_image(), kernel)
+    off, was = (kernel_ncc(each.numpy(), truth.numpy()) for each in (kernel, before))
+    assert off > 0.99 > was
 
 
 def test_only_the_first_image_is_preceded_by_a_warm_up(recorder):

@@ -195,6 +195,7 @@ class Toy:
     """Misfit 1 + energy(p) of the "kernel" p: with its minimum 1, β is the confidence itself."""
 
     energy: object
+    unit: float | None = None
 
     def misfit(self, kernels: torch.Tensor) -> torch.Tensor:
         return 1 + self.energy(kernels[:, 0].double())
@@ -300,7 +301,8 @@ def informed(known: Informed, turned=None) -> SMCSampler:
 
 def test_a_population_settles_on_what_is_known():
     smc = informed(Informed(lambda p: (p - 0.4) ** 2))
-    assert smc.candidates() == []
+    (candidate,) = smc.candidates()
+    assert candidate.item() == pytest.approx(0.4, abs=0.1 * SIGMA)
     points = smc._kernels.flatten()
     assert points.mean().item() == pytest.approx(0.4, abs=0.1 * SIGMA)
     assert points.std().item() == pytest.approx(SIGMA, rel=0.1)
@@ -326,6 +328,17 @@ def test_what_turning_leaves_open_is_to_be_decided():
     assert smc.draw(1000).mean().item() == pytest.approx(one, abs=0.02)
     smc.keep(1)
     assert smc.draw(1000).mean().item() == pytest.approx(other, abs=0.02)
+
+
+@pytest.mark.parametrize("unit", [0.5, 2.0])
+def test_a_unit_of_the_misfit_stands_for_the_least(unit):
+    """The misfit of a profile may be anything: confidence counts in the unit, not the minimum."""
+    smc = informed(Informed(lambda p: 0 * p))
+    smc.candidates()
+    for _ in range(12):
+        smc.step(ToyMisfit(lambda p: (p - 0.5) ** 2, unit=unit))
+    expected = math.sqrt(unit / (2 * CONFIDENCE))
+    assert smc._kernels.std().item() == pytest.approx(expected, rel=0.1)
 
 
 def test_what_explains_nothing_is_forgotten():

@@ -28,30 +28,34 @@ from napari_dkp.plan import Plan
 from napari_dkp.plane import Parts
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
-from napari_dkp.schedule import planned_steps, search_rounds
-from napari_dkp.search import Round
+from napari_dkp.schedule import planned_steps, search_plan
+from napari_dkp.search import SearchPlan
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.state import Stop
 
 
-@pytest.mark.parametrize(
-    ("preset", "near", "steady"),
-    [
-        ("fast", [Round(50, 5, None)] * 2, [Round(50, 25, 25)] * 2),
-        ("balanced", [Round(100, 5, None)] * 2, [Round(100, 50, 50)] * 2),
-        ("best", [Round(100, 5, None)] * 5, [Round(100, 50, 50)] * 5),
-        ("paper", [], []),
-    ],
-)
-def test_presets_have_their_rounds(preset, near, steady):
-    def rounds(family: KernelFamilyName) -> list[Round]:
-        return search_rounds(Settings(preset=preset, kernel_family=family).resolve())
+@pytest.mark.parametrize(("preset", "later"), [("fast", 1), ("balanced", 3), ("best", 6)])
+def test_motion_is_searched_on_images_of_their_own(preset, later):
+    def plan(family: KernelFamilyName) -> SearchPlan | None:
+        return search_plan(Settings(preset=preset, kernel_family=family).resolve())
 
-    long = 2 * near[0].steps if near else 0
-    judged = [Round(long, long, None, number) for number in range(2 if near else 0)]
-    assert rounds("line") == near + steady
-    assert rounds("trajectory") == judged + near + steady
-    assert rounds("auto") == rounds("gaussian") == []
+    assert plan("line") == SearchPlan(150, 1, later, 100, 50)
+    assert plan("trajectory") == SearchPlan(150, 2, later, 100, 50)
+    assert plan("auto") is plan("gaussian") is None
+
+
+@pytest.mark.parametrize("family", ["line", "trajectory", "gaussian"])
+def test_what_is_published_has_no_search(family):
+    assert search_plan(Settings(preset="paper", kernel_family=family).resolve()) is None
+
+
+@pytest.mark.parametrize(("iterations", "steps"), [(400, 90), (90, 90), (40, 40), (1, 1)])
+def test_no_image_of_a_search_takes_more_steps_than_the_run_s(iterations, steps):
+    search = SearchConfig(steps=90)
+    resolved = settings(search=search, iterations=iterations, kernel_family="line").resolve()
+    planned = search_plan(resolved)
+    assert planned.steps == steps
+    assert 0 <= planned.settled < planned.followed <= steps
 
 
 @pytest.fixture
@@ -105,7 +109,15 @@ def test_photons_weigh_image_and_kernel_alike(priors):
 
 @pytest.mark.parametrize("family", ["line", "trajectory"])
 def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
-    config = SearchConfig(rounds=5, memory=0.6, data_weight=0.7, max_sites=777)
+    config = SearchConfig(
+        rounds=4,
+        steps=30,
+        stiffness=0.6,
+        profile_weight=0.8,
+        memory=0.5,
+        data_weight=0.7,
+        max_sites=777,
+    )
     parts, _, _ = parts_of(settings(search=config, kernel_family=family))
     parts.search_prior(make_generator(0))
     rks = replace(TINY["rks"], max_sites=777)
@@ -113,19 +125,25 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), MotionSpectrum)
-    assert options == {"whitened": True, "memory": 0.6, "burn_in": 2}
+    # Of as many images of two thirds of the steps as there is time for, the first half.
+    burn_in = {"line": 3, "trajectory": 4}[family]
+    told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5, "burn_in": burn_in}
+    assert options == {"whitened": True} | told
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_scout_leaves_out_a_share_of_samples(share):
+def test_a_scout_in_part_leaves_out_a_share_of_samples(share):
     """Its loss is the squared error, less where unseen; the data is far from what it predicts."""
     dip = DIPConfig(ssim_fraction=0.0)
     search = SearchConfig(left_out=share)
     parts, model, data = parts_of(settings(dip=dip, search=search), (60, 50))
-    scout = parts.scout(10, make_generator(1))
+    scout = parts.scout(10, make_generator(1), partial=True)
     step = scout.step(KERNEL)
     squared = (model.forward(step.image, KERNEL) - data).square().mean().item()
     assert step.loss.item() == pytest.approx((1 - share) * squared, rel=0.2, abs=1e-3)
+    whole = parts.scout(10, make_generator(1)).step(KERNEL)
+    squared = (model.forward(whole.image, KERNEL) - data).square().mean().item()
+    assert whole.loss.item() == pytest.approx(squared, rel=1e-3)
 
 
 def test_a_scout_is_small_and_has_no_gradient_prior():
@@ -172,7 +190,7 @@ def test_a_scout_that_counts_photons_does_not_end_before_its_steps():
 def test_a_plane_of_photons_is_searched_and_then_restored():
     config = RichardsonLucyConfig(patience=2)
     resolved = settings(richardson_lucy=config, iterations=120, **COUNTING).resolve()
-    (search,) = search_rounds(resolved)
+    search = search_plan(resolved)
     model = Degradation((16, 18), (1, 1), (5, 5))
     light = torch.rand(1, *model.lr_shape, generator=make_generator(0))
     data = torch.poisson(40 * light, generator=make_generator(1)) / 40
@@ -180,8 +198,8 @@ def test_a_plane_of_photons_is_searched_and_then_restored():
     states = list(plane.fit(Parts(model, data, (0.0, 1.0), noise, resolved)))
     assert [state.step for state in states] == list(range(1, len(states) + 1))
     assert states[-1].stop is Stop.COMPLETED
-    assert len(states) > N_TRIALS + search.steps
-    assert {state.n_steps for state in states} == {N_TRIALS + search.steps + 120}
+    assert len(states) > N_TRIALS + search.n_steps
+    assert {state.n_steps for state in states} == {N_TRIALS + search.n_steps + 120}
     tried = states[:N_TRIALS]
     assert all(state.searching and state.residual > 0 for state in tried)
     assert len({state.kernel.numpy().tobytes() for state in tried}) == N_TRIALS
@@ -274,7 +292,7 @@ def test_open_settings_are_refused():
     model = Degradation((10, 12), (2, 2), (5, 5))
     for use in (
         lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), NOISE, Settings()),
-        lambda: search_rounds(Settings(kernel_family="line")),
+        lambda: search_plan(Settings(kernel_family="line")),
     ):
         with pytest.raises(ValueError, match="settings: expected resolved settings"):
             use()

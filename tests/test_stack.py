@@ -42,8 +42,8 @@ from napari_dkp.tiling import Tiling
 
 STEPS = 6
 MOTION = TINY | {"kernel_family": "line"}
-# Image steps of the search, per plane: two rounds.
-SEARCH = 2 * 3
+# Image steps of the search, per plane: three images, as nothing is known of a motion before.
+SEARCH = 3 * 4
 
 both_ways = pytest.mark.parametrize(
     ("tiny", "search"), [(TINY, 0), (MOTION, SEARCH)], ids=["optics", "motion"]
@@ -109,7 +109,7 @@ def test_axes_of_too_few_or_too_many_dimensions_are_not_guessed(shape):
 )
 def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     image = picture(*shape)
-    run = Run(image, settings(tiny, axes=axes, iterations=3, share_kernel=False))
+    run = Run(image, settings(tiny, axes=axes, share_kernel=False))
     states = list(run)
     result = run.result()
     enlarged = {"Y": 18, "X": 24}
@@ -117,7 +117,7 @@ def test_every_layout_keeps_its_axes(axes, shape, looped, tiny, search):
     assert result.image.shape == expected
     assert result.image.dtype == result.kernel.dtype == np.float32
     assert result.kernel.shape == (*looped, 5, 5)
-    per_plane = search + 3
+    per_plane = search + STEPS
     assert run.n_planes == math.prod(looped)
     assert run.n_steps == len(states) == per_plane * run.n_planes
     assert [state.step for state in states] == list(range(1, run.n_steps + 1))
@@ -539,7 +539,7 @@ def test_a_preset_is_stored_as_its_numbers():
     assert None not in (resolved.search, resolved.dip)
     assert run.n_steps == 600
     motion = Run(picture(10, 12), replace(resolved, kernel_family="trajectory"))
-    assert motion.n_steps == 2 * 200 + 10 * 100 + 600
+    assert motion.n_steps == (2 + 6) * 150 + 600
 
 
 # A known kernel
@@ -705,8 +705,8 @@ def test_a_plane_that_diverges_does_not_end_the_stack(monkeypatch, tiny, search)
     assert np.isfinite(run.result().image).all()
 
 
-@pytest.mark.parametrize("at", range(1, SEARCH // 2 + 1))
-def test_a_fit_that_diverges_early_in_the_search_does_not_end_the_run(at, monkeypatch):
+@pytest.mark.parametrize("at", range(1, SEARCH + 1))
+def test_a_fit_that_diverges_in_the_search_does_not_end_the_run(at, monkeypatch):
     monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=at))
     run = Run(picture(10, 12), settings(MOTION))
     states = list(run)
@@ -719,9 +719,13 @@ def test_a_fit_that_diverges_early_in_the_search_does_not_end_the_run(at, monkey
         assert state.kernel.sum() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("at", range(SEARCH // 2 + 1, SEARCH + 1))
-def test_a_run_whose_search_finds_no_kernel_says_that_it_diverged(at, monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=at))
+def test_a_run_whose_search_finds_no_kernel_says_that_it_diverged(monkeypatch):
+    step = DIPRestorer.step
+    monkeypatch.setattr(
+        DIPRestorer,
+        "step",
+        lambda self, kernel: step(self, kernel)._replace(loss=torch.tensor(math.nan)),
+    )
     run = Run(picture(10, 12), settings(MOTION))
     states = list(run)
     assert all(state.searching for state in states)
@@ -740,8 +744,9 @@ def test_the_search_comes_first_and_its_kernel_stands():
     assert {state.n_steps for state in states} == {SEARCH + STEPS}
     for state in states[SEARCH:]:
         np.testing.assert_array_equal(state.kernel, states[SEARCH].kernel)
-    # Of the last round, the kernel of the last step counts.
-    np.testing.assert_allclose(states[SEARCH].kernel, states[SEARCH - 1].kernel, atol=1e-7)
+    # Of all images but the first, the kernels of the second half count.
+    counted = np.mean([states[place].kernel for place in (6, 7, 10, 11)], 0)
+    np.testing.assert_allclose(states[SEARCH].kernel, counted, atol=1e-7)
     assert not np.allclose(states[SEARCH].kernel, states[0].kernel, atol=1e-5)
 
 
@@ -750,14 +755,18 @@ def test_every_plane_is_searched():
     assert [state.searching for state in states] == ([True] * SEARCH + [False] * STEPS) * 2
 
 
-def test_until_a_round_has_ended_the_interpolated_source_is_shown():
+def test_until_an_image_has_formed_the_interpolated_source_is_shown():
     image = picture(10, 12)
     states = list(iter_restore(image, **MOTION))
-    for state in states[:3]:
+    for state in states[:4]:
         np.testing.assert_allclose(state.image, interpolated(image, 2, "area"), rtol=1e-4)
-    for state in states[3:SEARCH]:
-        np.testing.assert_array_equal(state.image, states[3].image)
-    assert not np.allclose(states[3].image, states[2].image)
+    for first in (4, 8):
+        np.testing.assert_array_equal(states[first].image, states[first + 3].image)
+        assert not np.allclose(states[first].image, states[first - 1].image)
+
+
+# Both directions of a path and one more image, or as many steps of what is followed.
+PATHS = SearchConfig(rounds=1, steps=4, channels=4)
 
 
 @pytest.mark.parametrize(
@@ -767,17 +776,21 @@ def test_until_a_round_has_ended_the_interpolated_source_is_shown():
         ({"kernel_family": "auto"}, 0),
         ({"kernel_family": "gaussian"}, 0),
         ({"kernel_family": "line"}, SEARCH),
-        ({"kernel_family": "trajectory"}, 2 * min(STEPS, 2 * 3) + SEARCH),  # both directions first
+        # Both directions of a path, or as many steps of what is followed.
+        (
+            {"kernel_family": "trajectory", "search": SearchConfig(rounds=1, steps=4, channels=4)},
+            12,
+        ),
         ({"kernel": np.ones((5, 5))}, 0),
         ({"kernel": np.ones((5, 5)), "kernel_family": "line"}, 0),
         ({"rks": RKSConfig(sampler="paper", every=2)}, 0),
         ({"rks": RKSConfig(sampler="paper", every=2), "kernel_family": "line"}, 0),
-        ({"kernel_family": "line", "search": SearchConfig(rounds=3, steps=2, channels=4)}, 3 * 2),
-        ({"kernel_family": "line", "search": SearchConfig(rounds=1, channels=4)}, STEPS),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=3, steps=2, channels=4)}, 4 * 2),
+        ({"kernel_family": "line", "search": SearchConfig(rounds=1, channels=4)}, 2 * STEPS),
     ],
 )
 def test_only_a_motion_that_is_not_known_is_searched_for(change, searched):
-    """And no round is longer than the restoration."""
+    """And no image of the search takes more steps than the restoration."""
     change = dict(change)
     kernel = change.pop("kernel", None)
     run = Run(picture(10, 12), settings(**change), kernel)
@@ -896,7 +909,7 @@ def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
     brief = QUICK | {
         "iterations": 50,
         "kernel_family": "line",
-        "search": SearchConfig(rounds=4, channels=16),
+        "search": SearchConfig(channels=16),
         "pke": PKEConfig(hidden=(200,), warm_up=100),
         "rks": RKSConfig(particles=128),
     }

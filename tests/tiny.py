@@ -9,7 +9,7 @@ TINY = {
     "precision": "float32",
     "rks": RKSConfig(particles=16, every=2, updates=2),
     "pke": PKEConfig(hidden=(16,), warm_up=5, steps=2),
-    "search": SearchConfig(rounds=2, steps=3, channels=4),
+    "search": SearchConfig(rounds=1, steps=6, channels=4),
     "dip": DIPConfig(channels=4),
 }
 

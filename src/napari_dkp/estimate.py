@@ -17,6 +17,7 @@ from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.gaussian_trials import WINDOW
+from napari_dkp.kernel_prior import LEARNING_UPDATES
 from napari_dkp.layout import Layout, guess_axes
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
@@ -26,7 +27,7 @@ from napari_dkp.schedule import (
     kernel_every,
     likely_steps,
     planes_together,
-    search_rounds,
+    search_plan,
     standing_after,
     trial_steps,
 )
@@ -168,11 +169,14 @@ class Counts:
             return cls(0, 0, 0, 0, steps)
         if settings.volume:
             return cls(0, 0, 0, 0, steps, USUAL_STEPS if trial_steps(settings) else 0)
-        if rounds := search_rounds(settings):
-            updates = sum(_updates(each.steps, each.kernel_after, rks.every) for each in rounds)
+        if plan := search_plan(settings):
             of_motion = settings.kernel_family in MOTION_FAMILIES
+            if of_motion:
+                updates = LEARNING_UPDATES * (1 + plan.later)
+            else:
+                updates = plan.first * _updates(plan.steps, 1, rks.every)
             max_sites = search.max_sites if of_motion else rks.max_sites
-            return cls(1, updates, max_sites, sum(each.steps for each in rounds), steps)
+            return cls(1, updates, max_sites, plan.n_steps, steps)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
@@ -221,7 +225,7 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         halves = PhotonHalves(model, data, noise, generator)
         scout = RichardsonLucyRestorer(model, halves, patience=_PROBE_STEPS)
     else:
-        make_prior = parts.search_prior if search_rounds(settings) else parts.prior
+        make_prior = parts.search_prior if search_plan(settings) else parts.prior
         prior = make_prior(generator)
         fresh = [prior, make_prior(generator)]
         kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)

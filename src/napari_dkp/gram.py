@@ -25,6 +25,7 @@ class GramStatistics:
     energy : c, float64 scalar.
     count : number of samples.
     kernel_shape : taps per spatial axis.
+    unit : misfit that likelihoods take for that of the noise; None for the least they meet.
     """
 
     gram: Tensor
@@ -32,6 +33,7 @@ class GramStatistics:
     energy: Tensor
     count: int
     kernel_shape: tuple[int, ...]
+    unit: float | None = None
 
     @classmethod
     def accumulate(
@@ -90,6 +92,28 @@ class GramStatistics:
             energy=torch.lerp(self.energy, other.energy, share),
         )
 
+    def profile(self, kernel: Tensor, stiffness: float) -> "GramStatistics":
+        """Return the misfits that images reach each of which forms under its own kernel.
+
+        That is near the kernel under which the image of these statistics has formed, and in units
+        of the misfit there. The slope is that of these statistics: at an image that fits best, the
+        misfit does not change, to first order, with the image (envelope theorem). Of the curvature
+        only a share is left, as images take up most of what a kernel changes.
+
+        Parameters
+        ----------
+        kernel : shape (*kernel_shape).
+        stiffness : that share.
+        """
+        misfit, slope = self.misfit_and_slope(kernel)
+        unit = misfit.clamp_min(_EXACT)
+        flat = kernel.flatten().to(self.gram)
+        gram = stiffness / unit * self.gram
+        pull = gram @ flat
+        cross = pull - 0.5 * self.count / unit * slope.flatten()
+        energy = self.count + (2 * cross - pull) @ flat
+        return replace(self, gram=gram, cross=cross, energy=energy, unit=1.0)
+
     def misfit(self, kernels: Tensor) -> Tensor:
         """Return the mean squared residual of each kernel, float64, shape (N,).
 
@@ -135,3 +159,5 @@ def _completed(gram: Tensor, fresh: int, patches: Tensor) -> Tensor:
 _SLAB_VALUES = 8 * 1024 * 1024
 # Rows of G that are computed at once.
 _STRIP = 64
+# A misfit below, in normalised intensity squared, counts as none.
+_EXACT = 1e-10

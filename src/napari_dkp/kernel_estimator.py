@@ -60,20 +60,24 @@ class KernelEstimator:
         """Move towards a random kernel, before any image is looked at."""
         self._descend(self._slope(kernel))
 
-    def step(self, prior: Tensor, statistics: GramStatistics) -> Tensor:
+    def step(
+        self, prior: Tensor, statistics: GramStatistics, data_weight: float | None = None
+    ) -> Tensor:
         """Do the Langevin steps of one outer iteration; return the kernel, shape (*K,).
 
         Parameters
         ----------
         prior : k_p of RKS, shape (*K,).
         statistics : of the latest image.
+        data_weight : instead of the config's.
         """
+        weight = self._config.data_weight if data_weight is None else data_weight
         for _ in range(self._config.steps):
             # Eq. 10 as a log-likelihood with the noise variance maximised out, per sample: the
             # pull is the same for every intensity scale and does not fade where the prior fails.
             misfit, slope = statistics.misfit_and_slope(self.kernel())
-            data = (slope / (misfit + _FLOOR)).to(prior)
-            self._descend(self._slope(prior) + self._config.data_weight * data)  # eqs. 11-12
+            data = (slope / (statistics.unit or misfit + _FLOOR)).to(prior)
+            self._descend(self._slope(prior) + weight * data)  # eqs. 11-12
         return self.kernel()
 
     def kernel(self) -> Tensor:

@@ -24,9 +24,11 @@ class DynamicKernelPrior:
     rks, pke : numbers of the method.
     generator : CPU generator of every draw.
     whitened : take the Laplacian of the residual for white noise, see `Degradation.statistics`.
-    memory : share of the earlier statistics that an update keeps. Images that start anew are near
-        to independent draws under the kernel; with statistics averaged over them the alternation
-        is stochastic approximation EM (Delyon 1999).
+    stiffness : of the profile of misfits that complete images tell, see `GramStatistics.profile`.
+    profile_weight : of that profile, in place of `pke.data_weight`.
+    memory : share of the earlier statistics that an update by a forming image keeps. Images that
+        start anew are near to independent draws under the kernel; with statistics averaged over
+        them the alternation is stochastic approximation EM (Delyon 1999).
     burn_in : first images, whose statistics are not kept: they form under poor kernels.
     weights : of each squared residual, shape of `data`; None for ones.
     known : what is known of kernels without an image; None for nothing.
@@ -42,6 +44,8 @@ class DynamicKernelPrior:
         generator: Generator,
         *,
         whitened: bool = False,
+        stiffness: float = 1.0,
+        profile_weight: float = 1.0,
         memory: float = 0.0,
         burn_in: int = 0,
         weights: Tensor | None = None,
@@ -51,19 +55,23 @@ class DynamicKernelPrior:
         self._data = data
         self._max_sites = rks.max_sites
         self._whitened = whitened
-        self._warm_up = pke.warm_up
+        self._n_warm_up = pke.warm_up
+        self._stiffness = stiffness
+        self._profile_weight = profile_weight
         self._memory = memory
         self._burn_in = burn_in
         self._weights = weights
         self._images = 0
         self._remembered: GramStatistics | None = None
+        self._profile: GramStatistics | None = None
+        self._n_learned = 0
         kernel_families = families(family, model, rks)
         home = float64_device(data.device)  # likelihoods need it
         self._sampler = make_sampler(kernel_families, rks, generator, home, known)
         self._estimator = KernelEstimator(model, pke, generator, home)
 
     def candidates(self) -> list[Tensor]:
-        """Return kernels of shape (*K,) between which images have to decide, if any."""
+        """Return kernels of shape (*K,) that are likely before there is an image, if known."""
         return [kernel.to(self._data) for kernel in self._sampler.candidates()]
 
     def keep(self, number: int) -> None:
@@ -76,9 +84,7 @@ class DynamicKernelPrior:
         Before the first image the estimator warms up on random kernels.
         """
         if image is None:
-            if self._images == 0 and self._warm_up:
-                for kernel in self._sampler.draw(self._warm_up):
-                    self._estimator.warm_up_step(kernel)
+            self._warm_up()
             self._images += 1
             return self._estimator.kernel().to(self._data)
         statistics = self._model.statistics(
@@ -88,7 +94,44 @@ class DynamicKernelPrior:
             if self._remembered is not None:
                 statistics = statistics.blended(self._remembered, self._memory)
             self._remembered = statistics
-        return self._estimator.step(self._sampler.step(statistics), statistics).to(self._data)
+        return self._updated(statistics)
+
+    def learned(self, image: Tensor, kernel: Tensor) -> Tensor:
+        """Return the kernel, shape (*K,), after a complete image.
+
+        Images that start anew are near to independent draws: what they tell is averaged.
+
+        Parameters
+        ----------
+        image : on the domain, of all samples.
+        kernel : under which it has formed.
+        """
+        self._warm_up()
+        statistics = self._model.statistics(
+            image, self._data, self._max_sites, False, self._weights
+        )
+        profile = statistics.profile(kernel, self._stiffness)
+        if self._profile is not None:
+            profile = profile.blended(self._profile, self._n_learned / (self._n_learned + 1))
+        self._profile = profile
+        self._n_learned += 1
+        for _ in range(LEARNING_UPDATES):
+            kernel = self._updated(profile, self._profile_weight)
+        return kernel
+
+    def _updated(self, statistics: GramStatistics, data_weight: float | None = None) -> Tensor:
+        sampled = self._sampler.step(statistics)
+        return self._estimator.step(sampled, statistics, data_weight).to(self._data)
+
+    def _warm_up(self) -> None:
+        if self._n_warm_up:
+            for kernel in self._sampler.draw(self._n_warm_up):
+                self._estimator.warm_up_step(kernel)
+        self._n_warm_up = 0
+
+
+# Kernel updates by what one complete image tells.
+LEARNING_UPDATES = 10
 
 
 class StandingKernel:

@@ -20,7 +20,10 @@ class KernelSampler(Protocol):
     """Proposes the prior kernel k_p."""
 
     def candidates(self) -> list[Tensor]:
-        """Return kernels of shape (*kernel_shape) between which images have to decide, if any."""
+        """Return kernels of shape (*kernel_shape) that are likely before there is an image.
+
+        Images have to decide between them. None where nothing is known.
+        """
 
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
@@ -87,11 +90,11 @@ class SMCSampler:
     """A population of one family under sequential Monte Carlo.
 
     Its target is what is known without an image times the tempered likelihood exp(-β E(k(h))) of
-    the latest one, E the mean squared residual and β = confidence / min E: the residual of an
-    unfinished image is model error rather than noise, so a doubled misfit counts as so many nats
-    whatever the number of pixels. A step reweights the population from the last target to the new
-    one (as far as half of the effective sample allows), resamples, and moves it by
-    differential-evolution Metropolis steps.
+    the latest one, E the mean squared residual and β = confidence / min E, or the unit that the
+    statistics have: the residual of an unfinished image is model error rather than noise, so a
+    doubled misfit counts as so many nats whatever the number of pixels. A step reweights the
+    population from the last target to the new one (as far as half of the effective sample allows),
+    resamples, and moves it by differential-evolution Metropolis steps.
 
     Parameters
     ----------
@@ -135,7 +138,8 @@ class SMCSampler:
     def candidates(self) -> list[Tensor]:
         """Settle on what is known without an image; return what that leaves to be decided.
 
-        Power spectra do not tell a kernel from the same one turned by 180 degrees.
+        That is at least one kernel where anything is known. Power spectra do not tell a kernel from
+        the same one turned by 180 degrees.
         """
         turned = self._family.turned
         if self._known is None:
@@ -147,7 +151,7 @@ class SMCSampler:
             self._start()
             return []
         if turned is None:
-            return []
+            return [self._kernels.mean(0)]
         # The same half-turn for all: that which is nearer to the best one's.
         others = self._family.render(turned(self._points))
         nearer = _distance(others, best) < _distance(self._kernels, best)
@@ -165,7 +169,8 @@ class SMCSampler:
     def step(self, statistics: GramStatistics) -> Tensor:
         """Move the population to the new statistics and return its mean."""
         self._misfit = self._misfits(self._kernels, statistics)
-        target = self._config.confidence / self._misfit.min().clamp_min(_MISFIT_FLOOR)
+        unit = statistics.unit or self._misfit.min().clamp_min(_MISFIT_FLOOR)
+        target = self._config.confidence / torch.as_tensor(unit).to(self._beta)
         self._anneal(self._exponent.expand(_STAGES), target * self._halvings())
         for _ in range(self._config.moves):
             self._move(statistics)

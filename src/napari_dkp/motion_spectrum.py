@@ -28,7 +28,7 @@ class MotionSpectrum:
     ----------
     model : forward model of the plane, two spatial axes.
     data : y in normalised intensity, shape (C, h, w); the mean of its channels' power counts. Of
-        very small planes, or without contrast, all kernels are equally likely.
+        small planes, or without contrast, all kernels are equally likely.
     device : where kernels are.
     """
 
@@ -46,7 +46,7 @@ class MotionSpectrum:
         radius = torch.hypot(along, across)
         # The axes hold what differs between opposite borders. Of ±f, one is enough.
         kept = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
-        self._tells = int(kept.sum()) >= _FEWEST
+        self._tells = min(rows, columns) >= _SMALLEST
         if not self._tells:
             return
         self._power = torch.from_numpy(np.stack(powers))[:, kept].to(device, torch.float32)
@@ -74,10 +74,11 @@ class MotionSpectrum:
     def explained(self, kernel: Tensor) -> bool:
         """Return whether power scatters about what a kernel (*K,) foretells as it does by chance.
 
-        Where objects are striped themselves it scatters more, and that is no kernel's doing.
+        Where objects are striped themselves it scatters more, and that is no kernel's doing. A
+        plane that tells nothing has nothing to explain it.
         """
         if not self._tells:
-            return True
+            return False
         _, total = self._suited(kernel.float()[None])
         return bool((self._power / total - 1).square().mean() <= _MOST_SCATTER)
 
@@ -169,11 +170,10 @@ def _folding(block: Degradation, kept: Tensor, lags: Tensor) -> Tensor:
     return twice[:, None] * folding
 
 
-# Samples along a side of a block, at least, and lengths of a kernel.
+# Samples along a side of a block, at least (of less there is nothing to tell), and lengths of a
+# kernel.
 _SMALLEST, _SUPPORTS = 32, 6
 _MOST_BLOCKS = 16
-# Frequencies of a block, fewer of which tell nothing.
-_FEWEST = 64
 # Cycles per sample; below, the power is that of the few largest things in view.
 _LOWEST = 0.06
 # Of the logarithm of an object's power, along each term; of the noise's, about that of rounding.

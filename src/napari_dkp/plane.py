@@ -40,11 +40,11 @@ from napari_dkp.schedule import (
     optics_steps,
     own_steps,
     planned_steps,
-    search_rounds,
+    search_plan,
     standing_after,
     trial_steps,
 )
-from napari_dkp.search import KernelSearch, Round, burn_in
+from napari_dkp.search import Forming, KernelSearch
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.state import State, Stop
 from napari_dkp.volume_trials import intervals, try_volume
@@ -71,9 +71,9 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     settings, plan = parts.settings, parts.given
     start = parts.start()
     generator = make_generator(settings.seed)
-    rounds = [] if plan else search_rounds(settings)
+    search = None if plan else search_plan(settings)
     tried = plan is None and trial_steps(settings) > 0
-    restorer = parts.restorer(generator, seeks=plan is None and not rounds)
+    restorer = parts.restorer(generator, seeks=plan is None and search is None)
     n_steps = planned_steps(settings, plan)
     left = parts.n_steps
     if plan is None:
@@ -84,15 +84,15 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     elif settings.volume:
         sought = parts.volume_kernel(generator)
         prior = KnownKernel((yield from _watched(sought, 1, n_steps, start)))
-    elif rounds:
+    elif search:
 
-        def scout(each: Round) -> engine.ImageRestorer:
-            alike = make_generator(settings.seed)
-            return parts.scout(each.steps, generator if each.candidate is None else alike)
+        def scout(forming: Forming) -> engine.ImageRestorer:
+            draws = make_generator(settings.seed) if forming.alike else generator
+            return parts.scout(forming.steps, draws, partial=forming.partial)
 
-        every = parts.rks.every
-        search = KernelSearch(parts.search_prior(generator), scout, start, rounds, every)
-        found = yield from search.run(optics_steps(settings), n_steps)
+        unknown = parts.search_prior(generator)
+        finding = KernelSearch(unknown, scout, start, search, parts.rks.every)
+        found = yield from finding.run(optics_steps(settings), n_steps)
         if found is None:
             return
         prior = KnownKernel(found)
@@ -291,25 +291,30 @@ class Parts:
             generator,
         )
 
-    def scout(self, n_steps: int, generator: RandomGenerator) -> engine.ImageRestorer:
+    def scout(
+        self, n_steps: int, generator: RandomGenerator, *, partial: bool = False
+    ) -> engine.ImageRestorer:
         """Return a restorer for the search: of a motion, a small network.
 
-        It does not see a share of the samples, and has no gradient prior: that would flatten the
-        image, which narrows the kernel.
+        It has no gradient prior: that would flatten the image, which narrows the kernel. In part,
+        it does not see a share of the samples.
         """
         if self._counts_photons:
             return RichardsonLucyRestorer(self._model, self._halves(generator), patience=n_steps)
         search = self._search
-        shape = self._data.shape[-2:]
-        seen = torch.rand(shape, generator=generator) >= search.left_out
         small = replace(self._dip, network="light", channels=search.channels, gradient_weight=0.0)
-        return self._make_dip(small, n_steps, generator, seen.to(self._data.device))
+        seen = None
+        if partial:
+            seen = torch.rand(self._data.shape[-2:], generator=generator) >= search.left_out
+            seen = seen.to(self._data.device)
+        return self._make_dip(small, n_steps, generator, seen)
 
     def search_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
         """Return a fresh kernel prior for the search."""
         if self._family not in MOTION_FAMILIES:
             return self._make_prior(generator)
-        search = self._search
+        search, plan = self._search, search_plan(self.settings)
+        assert plan
         return DynamicKernelPrior(
             self._model,
             self._data,
@@ -318,8 +323,10 @@ class Parts:
             replace(self._pke, data_weight=search.data_weight),
             generator,
             whitened=True,
+            stiffness=search.stiffness,
+            profile_weight=search.profile_weight,
             memory=search.memory,
-            burn_in=burn_in(search),
+            burn_in=plan.n_near,
             known=MotionSpectrum(self._model, self._data, float64_device(self._data.device)),
         )
 

@@ -4,12 +4,12 @@ from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, Settings
 from napari_dkp.gaussian_trials import most_steps
 from napari_dkp.optics_trials import N_TRIALS
 from napari_dkp.plan import Plan
-from napari_dkp.search import Round, plan
+from napari_dkp.search import SearchPlan
 from napari_dkp.volume_trials import MOST_TRIALS, intervals
 
 
-def search_rounds(settings: Settings) -> list[Round]:
-    """Return the rounds of the kernel search, per plane; none where image and kernel form at once.
+def search_plan(settings: Settings) -> SearchPlan | None:
+    """Return the plan of the kernel search, per plane; None where image and kernel form at once.
 
     Richardson–Lucy soon has an image, which adds noise where it goes on: it starts anew under the
     kernel that is found.
@@ -17,16 +17,18 @@ def search_rounds(settings: Settings) -> list[Round]:
     if not (settings.rks and settings.search and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
     if settings.volume:
-        return []
+        return None
     if settings.method == "richardson-lucy":
-        return list(_COUNTING_ROUNDS)
+        return _COUNTING_PLAN
     if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
-        return []
+        return None
     # The steps of a diffusion model are no measure for those of the search, which fits networks.
     longest = settings.search.steps if settings.method == "diffusion" else settings.iterations
+    steps = min(settings.search.steps, longest)
     # The power spectrum leaves a path and the same one turned by 180 degrees.
-    n_candidates = 2 if settings.kernel_family == "trajectory" else 0
-    return plan(settings.search, longest, settings.rks.every, n_candidates)
+    first = 2 if settings.kernel_family == "trajectory" else 1
+    followed = max(1, 2 * steps // 3)
+    return SearchPlan(steps, first, settings.search.rounds, followed, followed // 2)
 
 
 def kernel_every(settings: Settings) -> int:
@@ -80,8 +82,9 @@ def planned_steps(settings: Settings, plan: Plan | None = None) -> int:
     """Return the image steps per plane: of search or trials, and of the restoration proper."""
     before = 0
     if plan is None:
-        rounds = sum(each.steps for each in search_rounds(settings))
-        before = optics_steps(settings) + rounds + trial_steps(settings)
+        search = search_plan(settings)
+        sought = search.n_steps if search else 0
+        before = optics_steps(settings) + sought + trial_steps(settings)
     return before + own_steps(settings, plan)
 
 
@@ -108,7 +111,7 @@ def planes_together(settings: Settings, channels: int) -> int:
     return max(1, _OUTPUTS // channels)
 
 
-_COUNTING_ROUNDS = (Round(20, 5, 5),)
+_COUNTING_PLAN = SearchPlan(20, first=1, later=0, followed=20, settled=5)
 # Images that a network makes at once.
 _OUTPUTS = 12
 # Steps of most routes.

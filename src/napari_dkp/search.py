@@ -1,84 +1,99 @@
 """Search for a kernel on rough images, before the restoration proper.
 
 An image that fits the data under some kernel makes that kernel look right, and the better it fits
-the more so: alternation alone stays where it began. Two things break the circle. The image starts
-anew several times while the kernel goes on, for only an image that is still forming tells kernels
-apart. And some samples are left out of each fit: what is guessed there bears out no kernel.
+the more so: alternation alone stays where it began. So each image forms from the start under a
+kernel that stands, and the kernel learns from it when it is complete. How well it then fits tells
+kernels apart, and so does the slope of its misfit: with the image at its best that is, to first
+order, the slope of what images reach under one kernel after the other.
 
-Where a choice between a few kernels is left, before there is an image, one is formed under each:
-that which fits best decides.
+That takes a kernel to begin with. Where nothing is known without an image, it follows images that
+are forming: these tell kernels apart, for a while. The images start anew several times while the
+kernel goes on, and some samples are left out of each.
 """
 
 import math
 from collections.abc import Callable
 from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from napari_dkp import engine
-from napari_dkp.config import SearchConfig
-from napari_dkp.engine import ImageRestorer, KernelPrior
+from napari_dkp.engine import ImageRestorer, KernelPrior, RestorerStep
 from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.state import State, Stop
 
 
 @dataclass(frozen=True)
-class Round:
-    """One image of the search, from its start.
+class SearchPlan:
+    """What a search does.
 
     Attributes
     ----------
-    steps : image steps.
-    kernel_after : image steps before the first kernel update.
-    counted_after : image steps after which kernels enter the mean that is found; None for never.
-    candidate : the number of the kernel under which it forms, and which it judges; None for kernels
-        that go on.
+    steps : of each image under a kernel that stands.
+    first : images under candidates.
+    later : images under kernels that are learnt from those before.
+    followed : where there are no candidates, steps of each of the images that a kernel follows: as
+        many as come to no more steps. The first half of them only bring it near.
+    settled : of the others, steps after which the image informs the kernel, and kernels count.
     """
 
     steps: int
-    kernel_after: int
-    counted_after: int | None
-    candidate: int | None = None
+    first: int
+    later: int
+    followed: int
+    settled: int
+
+    @property
+    def n_steps(self) -> int:
+        """Image steps in all, at most."""
+        return self.steps * (self.first + self.later)
+
+    @property
+    def n_followed(self) -> int:
+        """Images that a kernel follows."""
+        return self.n_steps // self.followed
+
+    @property
+    def n_near(self) -> int:
+        """Of these, how many only bring it near."""
+        return self.n_followed // 2
 
 
-def burn_in(config: SearchConfig) -> int:
-    """Return how many first rounds only bring the kernel near."""
-    return config.rounds // 2
+@dataclass(frozen=True)
+class Forming:
+    """How an image of the search is to form.
 
-
-def plan(
-    config: SearchConfig, longest: int, kernel_every: int, n_candidates: int = 0
-) -> list[Round]:
-    """Return the rounds of a search.
-
-    Parameters
+    Attributes
     ----------
-    longest : image steps that no round exceeds.
-    kernel_every : image steps per kernel update.
-    n_candidates : kernels that are judged first.
+    steps : it has.
+    alike : from the same draws as the others that are alike.
+    partial : from a part of the samples: what is guessed at the others bears out no kernel.
     """
-    steps = min(config.steps, longest)
-    settled = min(round(config.settled * steps), steps - 1)
-    # An image says the more about its own kernel the further it is: that slows, and steadies.
-    near = Round(steps, kernel_every, None)
-    steady = Round(steps, max(1, settled), settled)
-    long = min(_JUDGING * steps, longest)
-    judging = [Round(long, long, None, number) for number in range(n_candidates)]
-    near_rounds = burn_in(config)
-    return judging + [near] * near_rounds + [steady] * (config.rounds - near_rounds)
+
+    steps: int
+    alike: bool = False
+    partial: bool = False
 
 
 class SoughtKernel(KernelPrior, Protocol):
-    """A kernel prior that may know something before there is an image."""
+    """A kernel prior that learns from complete images; its `step` follows one that is forming."""
 
     def candidates(self) -> list[Tensor]:
-        """Return kernels of shape (*K,) between which images have to decide, if any."""
+        """Return kernels of shape (*K,) under which to form the first images; none to follow."""
 
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
+
+    def learned(self, image: Tensor, kernel: Tensor) -> Tensor:
+        """Return the kernel, shape (*K,), after an image that has formed under `kernel`."""
+
+
+class _Formed(NamedTuple):
+    image: Tensor  # on the domain
+    residual: float
 
 
 class KernelSearch:
@@ -87,90 +102,132 @@ class KernelSearch:
     Parameters
     ----------
     prior : of the kernel.
-    make_scout : returns a fresh image restorer for a round, from the same draws for all candidates.
-    start : image to hand out until a round has ended, HR frame.
-    rounds : see `plan`.
-    kernel_every : image steps per kernel update.
+    make_scout : returns a fresh image restorer.
+    start : image to hand out until one has formed, HR frame.
+    plan : see there.
+    kernel_every : image steps per kernel update, of a kernel that follows.
     """
 
     def __init__(
         self,
         prior: SoughtKernel,
-        make_scout: Callable[[Round], ImageRestorer],
+        make_scout: Callable[[Forming], ImageRestorer],
         start: Tensor,
-        rounds: list[Round],
+        plan: SearchPlan,
         kernel_every: int,
     ) -> None:
         self._prior = prior
         self._make_scout = make_scout
         self._start = start
-        self._rounds = rounds
+        self._plan = plan
         self._kernel_every = kernel_every
 
     def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
         """Search; yield the state of every image step and return the kernel, shape (*K,).
 
-        Where every later round diverges there is none, and the last state says so.
+        Where every image diverges that it might be told by, there is none, and the last state says
+        so.
 
-        States are numbered over all rounds and show the image of the latest finished one: no image
-        is shown that starts from noise.
+        States are numbered over all images and show the latest one that has formed: none is shown
+        that starts from noise.
 
         Parameters
         ----------
         before, n_steps : for the states, image steps that precede the search, and those with what
             follows it.
         """
-        done = before
-        shown = self._start
-        counted = []
+        self._done, self._n_steps = before, n_steps
         candidates = self._prior.candidates()
-        rounds = self._rounds
-        if not candidates:
-            rounds = [self._unjudging(each) for each in rounds]
-        misfits: list[float] = []
-        for each in rounds:
-            judged = None if each.candidate is None else candidates[each.candidate]
-            prior: KernelPrior = self._prior if judged is None else KnownKernel(judged)
-            fit = engine.alternate(
-                self._make_scout(each),
-                prior,
-                self._start,
-                each.steps,
-                self._kernel_every,
-                each.kernel_after,
+        if candidates:
+            kernel = yield from self._learned(candidates)
+        else:
+            kernel = yield from self._followed()
+        if kernel is None:
+            yield replace(self._latest, stop=Stop.DIVERGED)
+        return kernel
+
+    def _learned(self, candidates: list[Tensor]) -> Iteration[State[Tensor], None, Tensor | None]:
+        """Form an image under each; go on from the one that fits best."""
+        images = []
+        for candidate in candidates:
+            forming = Forming(self._plan.steps, alike=True)
+            images.append((yield from self._form(forming, KnownKernel(candidate))))
+        residuals = [math.inf if formed is None else formed.residual for formed in images]
+        best = residuals.index(min(residuals))
+        if (formed := images[best]) is None:
+            return None
+        self._prior.keep(best)
+        kernel = self._prior.learned(formed.image, candidates[best])
+        for _ in range(self._plan.later):
+            # One that diverges says nothing, and the next one may do better.
+            if formed := (yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))):
+                kernel = self._prior.learned(formed.image, kernel)
+        return kernel
+
+    def _followed(self) -> Iteration[State[Tensor], None, Tensor | None]:
+        """Let the kernel follow forming images; return its mean where it counts."""
+        forming = Forming(self._plan.followed, partial=True)
+        counted: list[Tensor] = []
+        for number in range(self._plan.n_followed):
+            near = number < self._plan.n_near
+            # An image says the more about its own kernel the further it is: that slows, and
+            # steadies.
+            after = self._kernel_every if near else max(1, self._plan.settled)
+            kernels: list[Tensor] = []
+            yield from self._form(forming, self._prior, after, kernels)
+            if not near:
+                counted += kernels[self._plan.settled :]
+        return torch.stack(counted).mean(0) if counted else None
+
+    def _form(
+        self,
+        forming: Forming,
+        prior: KernelPrior,
+        kernel_after: int | None = None,
+        kernels: list[Tensor] | None = None,
+    ) -> Iteration[State[Tensor], None, "_Formed | None"]:
+        """Form an image from the start; None where it diverges.
+
+        Parameters
+        ----------
+        kernel_after : steps before the first kernel update; None for no update.
+        kernels : to which those of its steps are added.
+        """
+        scout = _Remembering(self._make_scout(forming))
+        for state in engine.alternate(
+            scout,
+            prior,
+            self._start,
+            forming.steps,
+            self._kernel_every,
+            kernel_after or forming.steps,
+        ):
+            if kernels is not None and state.stop is not Stop.DIVERGED:
+                kernels.append(state.kernel)
+            self._latest = replace(
+                state,
+                step=self._done + state.step,
+                n_steps=self._n_steps,
+                image=self._start,
+                stop=Stop.RUNNING,
+                searching=True,
             )
-            for state in fit:
-                late = each.counted_after is not None and state.step > each.counted_after
-                if late and state.stop is not Stop.DIVERGED:
-                    counted.append(state.kernel)
-                latest = replace(
-                    state,
-                    step=done + state.step,
-                    n_steps=n_steps,
-                    image=shown,
-                    stop=Stop.RUNNING,
-                    searching=True,
-                )
-                yield latest
-            done += each.steps
-            if state.stop is Stop.COMPLETED:
-                shown = state.image
-            if judged is not None:
-                misfits.append(state.residual if state.stop is Stop.COMPLETED else math.inf)
-                if len(misfits) == len(candidates):
-                    self._prior.keep(misfits.index(min(misfits)))
-        # A round that diverges ends early, and the next one may do better.
-        if counted:
-            return torch.stack(counted).mean(0)
-        yield replace(latest, stop=Stop.DIVERGED)
-        return None
-
-    def _unjudging(self, each: Round) -> Round:
-        """Return a round, or in place of one that judges, such as bring the kernel near."""
-        if each.candidate is None:
-            return each
-        return replace(each, kernel_after=self._kernel_every, candidate=None)
+            yield self._latest
+        self._done += forming.steps
+        if state.stop is not Stop.COMPLETED or scout.latest is None:
+            return None
+        self._start = state.image
+        return _Formed(scout.latest.image, state.residual)
 
 
-# Times the steps of a round: images that have formed are judged.
-_JUDGING = 2
+class _Remembering:
+    """A restorer that keeps its latest step."""
+
+    def __init__(self, restorer: ImageRestorer) -> None:
+        self._restorer = restorer
+        self.latest: RestorerStep | None = None
+
+    def step(self, kernel: Tensor) -> RestorerStep:
+        """Improve the image once."""
+        self.latest = self._restorer.step(kernel)
+        return self.latest

@@ -212,18 +212,21 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
     },
     SearchConfig: {
-        "rounds": Entry("Rounds", "Images that are formed, all from the start.", 1),
-        "steps": Entry("Round length", "Steps per round, no more than those of the run.", 1),
-        "settled": Entry("Settled", "Share of a round after which its kernels count.", 0, 1),
-        "memory": Entry(
-            "Memory", "Share of what the later rounds said that a kernel update keeps.", 0, 1
+        "rounds": Entry(
+            "Rounds", "Images that the kernel learns from, after the first one or two.", 0
         ),
-        "left_out": Entry(
-            "Left out", "Share of the image's pixels that a round does not see.", 0, 0.9
+        "steps": Entry("Round length", "Steps per image, no more than those of the run.", 1),
+        "stiffness": Entry(
+            "Stiffness", "How far the kernel is held to what an image has formed under.", 0, 1
+        ),
+        "profile_weight": Entry(
+            "Data weight", "Pull of complete images relative to that of random kernels.", 0, 1e6
         ),
         "data_weight": Entry(
-            "Data weight", "Pull of the image relative to that of the random kernels.", 0, 1e6
+            "Of forming ones", "The same, of images that form, where the spectrum fails.", 0, 1e6
         ),
+        "left_out": Entry("Left out", "Share of the pixels that they do not see.", 0, 0.9),
+        "memory": Entry("Memory", "Share of what earlier ones said that is kept.", 0, 1),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),

@@ -267,36 +267,38 @@ class SearchConfig:
 
     Parameters
     ----------
-    rounds : images that are formed, each from the start, while the kernel goes on: in the first
-        half of them fast, in the second half with averages. A path is first judged by two more, one
-        for each of the directions that its power spectrum does not tell apart.
-    steps : image steps per round, at most `Settings.iterations`.
-    settled : share of a later round's steps after which its image informs the kernel, and after
-        which kernels count.
-    memory : share of what the later rounds said about the kernel that an update keeps.
-    left_out : share of LR samples that the image of a round does not see. An image that fits every
-        sample makes its kernel look right; the more it has to guess, the wider the kernel.
-    data_weight : instead of `PKEConfig.data_weight`: of motion, the families hold a smaller part of
-        what there is than of optics.
-    max_sites : instead of `RKSConfig.max_sites`, for the same reason.
+    rounds : images, each formed from the start, that the kernel learns from after the first ones:
+        one for each of the kernels that the power spectrum leaves, two of paths and one of lines.
+    steps : image steps of each, at most `Settings.iterations`.
+    stiffness : share of the curvature of an image's misfit that counts, as images that form anew
+        take up most of what a kernel changes: the smaller, the further a kernel goes at once.
+    profile_weight : of what complete images say, as `PKEConfig.data_weight` is of forming ones.
+    data_weight : instead of that one, where the power spectrum tells nothing and the kernel follows
+        images that are forming: of motion, the families hold a smaller part than of optics.
+    left_out : share of LR samples that those images do not see. An image that fits every sample
+        makes its kernel look right; the more it has to guess, the wider the kernel.
+    memory : share of what the later ones of them said that an update keeps.
+    max_sites : instead of `RKSConfig.max_sites`, as motion shows in finer detail.
     channels : width of the small network that forms the images.
     """
 
-    rounds: int = 4
-    steps: int = 100
-    settled: float = 0.5
-    memory: float = 0.9
-    left_out: float = 0.2
+    rounds: int = 3
+    steps: int = 150
+    stiffness: float = 0.2
+    profile_weight: float = 0.3
     data_weight: float = 1.0
+    left_out: float = 0.2
+    memory: float = 0.9
     max_sites: int = 8192
     channels: int = 32
 
     def __post_init__(self) -> None:
-        integer(self, "rounds", 1)
+        integer(self, "rounds", 0)
         integer(self, "steps", 1)
-        number(self, "settled", 0.0, 1.0)
-        number(self, "memory", 0.0, 1.0)
+        number(self, "stiffness", 0.0, 1.0)
+        number(self, "profile_weight", 0.0)
         number(self, "left_out", 0.0, 0.9)
+        number(self, "memory", 0.0, 1.0)
         number(self, "data_weight", 0.0)
         integer(self, "max_sites", 256)
         integer(self, "channels", 4, 1024)

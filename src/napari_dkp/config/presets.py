@@ -43,11 +43,11 @@ PRESET_NUMBERS = {
         160,
         16,
         rks=RKSConfig(updates=29),
-        search=SearchConfig(steps=50),
+        search=SearchConfig(rounds=1),
         diffusion=DiffusionConfig(trials=1),
     ),
     "balanced": Preset(400, 24),
-    "best": Preset(600, 40, search=SearchConfig(rounds=10), diffusion=DiffusionConfig(trials=3)),
+    "best": Preset(600, 40, search=SearchConfig(rounds=6), diffusion=DiffusionConfig(trials=3)),
     "paper": Preset(
         1000,
         100,
