@@ -160,10 +160,10 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     update, improve = DynamicKernelPrior._updated, DIPRestorer.step
     warm_up = KernelEstimator.warm_up_step
 
-    def watched(prior, statistics):
+    def watched(prior, *arguments):
         steps.append("update")
         asked.add(prior._max_sites)
-        return update(prior, statistics)
+        return update(prior, *arguments)
 
     def warmed(estimator, target):
         steps.append("warm-up")

@@ -131,6 +131,14 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     assert options == {"whitened": True} | told
 
 
+@pytest.mark.parametrize("family", ["line", "trajectory"])
+def test_images_of_photons_are_followed_whatever_the_spectrum_tells(priors, family):
+    parts, _, _ = parts_of(settings(method="richardson-lucy", kernel_family=family))
+    parts.search_prior(make_generator(0))
+    ((*_, options),) = priors
+    assert "known" not in options
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_scout_in_part_leaves_out_a_share_of_samples(share):
     """Its loss is the squared error, less where unseen; the data is far from what it predicts."""

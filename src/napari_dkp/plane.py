@@ -311,7 +311,8 @@ class Parts:
 
     def search_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
         """Return a fresh kernel prior for the search."""
-        if self._family not in MOTION_FAMILIES:
+        # Images of photons have noise that grows with their steps: no profile of misfits.
+        if self._counts_photons or self._family not in MOTION_FAMILIES:
             return self._make_prior(generator)
         search, plan = self._search, search_plan(self.settings)
         assert plan
