@@ -39,8 +39,9 @@ def test_motion_is_searched_on_images_of_their_own(preset, later):
     def plan(family: KernelFamilyName) -> SearchPlan | None:
         return search_plan(Settings(preset=preset, kernel_family=family).resolve())
 
-    assert plan("line") == SearchPlan(150, 1, later, 100, 50)
-    assert plan("trajectory") == SearchPlan(150, 2, later, 100, 50)
+    assert plan("line") == SearchPlan(150, 1, 1 + later, 100, 0, 50)
+    judging = 160 if preset == "fast" else 200
+    assert plan("trajectory") == SearchPlan(judging, 2, 0, 100, 1 + later, 50)
     assert plan("auto") is plan("gaussian") is None
 
 
@@ -55,7 +56,7 @@ def test_no_image_of_a_search_takes_more_steps_than_the_run_s(iterations, steps)
     resolved = settings(search=search, iterations=iterations, kernel_family="line").resolve()
     planned = search_plan(resolved)
     assert planned.steps == steps
-    assert 0 <= planned.settled < planned.followed <= steps
+    assert 0 <= planned.settled < planned.following <= steps
 
 
 @pytest.fixture
@@ -125,8 +126,8 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), MotionSpectrum)
-    # Of as many images of two thirds of the steps as there is time for, the first half.
-    burn_in = {"line": 3, "trajectory": 4}[family]
+    # Of five images; for a line of seven, as many as take no more time than those it learns from.
+    burn_in = {"line": 3, "trajectory": 2}[family]
     told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5, "burn_in": burn_in}
     assert options == {"whitened": True} | told
 

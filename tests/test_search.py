@@ -110,17 +110,21 @@ def search(
 
 
 @pytest.mark.parametrize(
-    ("followed", "images", "near"), [(10, 5, 2), (20, 2, 1), (12, 4, 2), (50, 1, 0)]
+    ("plan", "steps", "alone", "burn_in"),
+    [
+        (SearchPlan(15, 1, 4, following=10, followed=0, settled=5), 60, 6, 3),
+        (SearchPlan(20, 2, 0, following=10, followed=4, settled=5), 80, 8, 2),
+        (SearchPlan(20, 0, 0, following=20, followed=1, settled=5), 20, 1, 0),
+        (SearchPlan(7, 1, 1, following=4, followed=0, settled=2), 7, 1, 0),
+    ],
 )
-def test_images_that_are_followed_take_no_more_steps(followed, images, near):
-    plan = SearchPlan(steps=10, first=2, later=3, followed=followed, settled=4)
-    assert plan.n_steps == 50
-    assert (plan.n_followed, plan.n_near) == (images, near)
+def test_images_that_are_followed_alone_take_no_more_steps(plan, steps, alone, burn_in):
+    assert (plan.n_steps, plan.alone, plan.burn_in) == (steps, alone, burn_in)
 
 
 # Candidates
 
-JUDGED = SearchPlan(steps=6, first=2, later=2, followed=6, settled=3)
+JUDGED = SearchPlan(steps=6, candidates=2, learnt=3, following=6, followed=0, settled=3)
 
 
 @pytest.mark.parametrize(("residuals", "kept"), [({1: 2.0}, 1), ({2: 2.0}, 0), ({}, 0)])
@@ -157,7 +161,7 @@ def test_the_kernel_learns_from_whole_images_and_what_they_formed_under():
 
 def test_a_single_candidate_needs_no_judge():
     prior = Prior(candidates=1)
-    _, found = search(SearchPlan(6, first=1, later=0, followed=6, settled=3), prior)
+    _, found = search(SearchPlan(6, 1, 1, following=6, followed=0, settled=3), prior)
     assert prior.kept == [0]
     assert found.mean() == 99
 
@@ -169,11 +173,22 @@ def test_a_candidate_whose_image_diverges_is_not_kept(diverging, kept):
     assert prior.kept == [kept]
 
 
+def test_a_kernel_that_does_not_learn_follows_images_from_the_best_candidate_on():
+    plan = SearchPlan(6, 2, 0, following=10, followed=2, settled=5)
+    prior, laboratory = Prior(candidates=2), Laboratory(residuals={1: 2.0})
+    states, found = search(plan, prior, laboratory)
+    assert (prior.kept, prior.learnt) == ([1], [])
+    assert laboratory.asked == [Forming(6, alike=True)] * 2 + [Forming(10, partial=True)] * 2
+    assert [len(shown) for shown in prior.followed] == [4, 2]
+    assert [state.step for state in states] == list(range(1, 33))
+    torch.testing.assert_close(found, kernel(2 + (0 + 2 * 1 + 2 * 2) / 500))
+
+
 # Without candidates
 
 
 def following(n_images: int, settled: int) -> SearchPlan:
-    return SearchPlan(10, first=1, later=n_images - 1, followed=10, settled=settled)
+    return SearchPlan(10, 0, 0, following=10, followed=n_images, settled=settled)
 
 
 def test_where_nothing_is_known_the_kernel_follows_images():
@@ -219,12 +234,12 @@ def test_states_are_numbered_over_all_images(candidates):
 
 
 def test_states_show_the_kernel_at_work():
-    states, _ = search(SearchPlan(2, 2, 1, followed=2, settled=1), Prior(candidates=2))
+    states, _ = search(SearchPlan(2, 2, 2, 2, 0, settled=1), Prior(candidates=2))
     assert [state.kernel.mean().item() for state in states] == [-1, -1, -2, -2, 99, 99]
 
 
 def test_the_latest_image_that_has_formed_is_shown():
-    states, _ = search(SearchPlan(3, 2, 1, followed=3, settled=1), Prior())
+    states, _ = search(SearchPlan(3, 2, 2, 3, 0, settled=1), Prior())
     expected = [-1] * 3 + [1.503] * 3 + [2.503] * 3
     assert [state.image.mean().item() for state in states] == pytest.approx(expected)
 

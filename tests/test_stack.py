@@ -539,7 +539,7 @@ def test_a_preset_is_stored_as_its_numbers():
     assert None not in (resolved.search, resolved.dip)
     assert run.n_steps == 600
     motion = Run(picture(10, 12), replace(resolved, kernel_family="trajectory"))
-    assert motion.n_steps == (2 + 6) * 150 + 600
+    assert motion.n_steps == 2 * 200 + 7 * 100 + 600
 
 
 # A known kernel
@@ -765,8 +765,8 @@ def test_until_an_image_has_formed_the_interpolated_source_is_shown():
         assert not np.allclose(states[first].image, states[first - 1].image)
 
 
-# Both directions of a path and one more image, or as many steps of what is followed.
-PATHS = SearchConfig(rounds=1, steps=4, channels=4)
+# Both directions of a path and two more images, or as many steps of what is followed.
+PATHS = SearchConfig(rounds=1, steps=3, channels=4)
 
 
 @pytest.mark.parametrize(

@@ -171,11 +171,14 @@ class Counts:
             return cls(0, 0, 0, 0, steps, USUAL_STEPS if trial_steps(settings) else 0)
         if plan := search_plan(settings):
             counting = settings.method == "richardson-lucy"
-            if counting or settings.kernel_family not in MOTION_FAMILIES:
-                followed = plan.n_followed * _updates(plan.followed, rks.every, rks.every)
-                return cls(1, followed, rks.max_sites, plan.n_steps, steps)
-            learned = LEARNING_UPDATES * (1 + plan.later)
-            return cls(1, learned, search.max_sites, plan.n_steps, steps)
+            of_motion = settings.kernel_family in MOTION_FAMILIES and not counting
+            near = plan.followed // 2
+            updates = LEARNING_UPDATES * plan.learnt
+            updates += near * _updates(plan.following, rks.every, rks.every)
+            settled = max(1, plan.settled)
+            updates += (plan.followed - near) * _updates(plan.following, settled, rks.every)
+            max_sites = search.max_sites if of_motion else rks.max_sites
+            return cls(1, updates, max_sites, plan.n_steps, steps)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)

@@ -327,7 +327,7 @@ class Parts:
             stiffness=search.stiffness,
             profile_weight=search.profile_weight,
             memory=search.memory,
-            burn_in=plan.n_near,
+            burn_in=plan.burn_in,
             known=MotionSpectrum(self._model, self._data, float64_device(self._data.device)),
         )
 

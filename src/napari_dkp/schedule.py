@@ -25,10 +25,13 @@ def search_plan(settings: Settings) -> SearchPlan | None:
     # The steps of a diffusion model are no measure for those of the search, which fits networks.
     longest = settings.search.steps if settings.method == "diffusion" else settings.iterations
     steps = min(settings.search.steps, longest)
-    # The power spectrum leaves a path and the same one turned by 180 degrees.
-    first = 2 if settings.kernel_family == "trajectory" else 1
-    followed = max(1, 2 * steps // 3)
-    return SearchPlan(steps, first, settings.search.rounds, followed, followed // 2)
+    following = max(1, 2 * steps // 3)
+    n_images = 1 + settings.search.rounds
+    if settings.kernel_family == "line":
+        return SearchPlan(steps, 1, n_images, following, 0, following // 2)
+    # The power spectrum leaves a path and the same one turned by 180 degrees; judging takes longer.
+    judging = min(2 * following, longest)
+    return SearchPlan(judging, 2, 0, following, n_images, following // 2)
 
 
 def kernel_every(settings: Settings) -> int:
@@ -111,7 +114,7 @@ def planes_together(settings: Settings, channels: int) -> int:
     return max(1, _OUTPUTS // channels)
 
 
-_COUNTING_PLAN = SearchPlan(20, first=1, later=0, followed=20, settled=5)
+_COUNTING_PLAN = SearchPlan(20, 0, 0, following=20, followed=1, settled=5)
 # Images that a network makes at once.
 _OUTPUTS = 12
 # Steps of most routes.

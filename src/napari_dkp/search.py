@@ -2,13 +2,13 @@
 
 An image that fits the data under some kernel makes that kernel look right, and the better it fits
 the more so: alternation alone stays where it began. So each image forms from the start under a
-kernel that stands, and the kernel learns from it when it is complete. How well it then fits tells
-kernels apart, and so does the slope of its misfit: with the image at its best that is, to first
-order, the slope of what images reach under one kernel after the other.
+kernel that stands. How well it fits when it is complete tells kernels apart, and so does the slope
+of its misfit: with the image at its best that is, to first order, the slope of what images reach
+under one kernel after the other. From that a kernel of few parameters learns.
 
-That takes a kernel to begin with. Where nothing is known without an image, it follows images that
-are forming: these tell kernels apart, for a while. The images start anew several times while the
-kernel goes on, and some samples are left out of each.
+One of many parameters follows images that are forming, for these tell kernels apart too, for a
+while; as does one of which nothing is known to begin with. The images start anew several times
+while the kernel goes on, and some samples are left out of each.
 """
 
 import math
@@ -33,33 +33,36 @@ class SearchPlan:
     Attributes
     ----------
     steps : of each image under a kernel that stands.
-    first : images under candidates.
-    later : images under kernels that are learnt from those before.
-    followed : where there are no candidates, steps of each of the images that a kernel follows: as
-        many as come to no more steps. The first half of them only bring it near.
+    candidates : kernels there may be to begin with, under each of which an image forms.
+    learnt : images that the kernel learns from, that of the best candidate first; 0 for none.
+    following : steps of each image that the kernel follows.
+    followed : how many of them come last. Where there are no candidates, as many as come to no more
+        steps in all take the place of everything. The first half of them only bring it near.
     settled : of the others, steps after which the image informs the kernel, and kernels count.
     """
 
     steps: int
-    first: int
-    later: int
+    candidates: int
+    learnt: int
+    following: int
     followed: int
     settled: int
 
     @property
     def n_steps(self) -> int:
         """Image steps in all, at most."""
-        return self.steps * (self.first + self.later)
+        standing = self.candidates + max(0, self.learnt - 1)
+        return standing * self.steps + self.followed * self.following
 
     @property
-    def n_followed(self) -> int:
-        """Images that a kernel follows."""
-        return self.n_steps // self.followed
+    def alone(self) -> int:
+        """Images that the kernel follows where there are no candidates."""
+        return self.n_steps // self.following
 
     @property
-    def n_near(self) -> int:
-        """Of these, how many only bring it near."""
-        return self.n_followed // 2
+    def burn_in(self) -> int:
+        """Images that the kernel follows and need not remember."""
+        return (self.followed or self.alone) // 2
 
 
 @dataclass(frozen=True)
@@ -137,17 +140,20 @@ class KernelSearch:
             follows it.
         """
         self._done, self._n_steps = before, n_steps
-        candidates = self._prior.candidates()
-        if candidates:
+        plan = self._plan
+        kernel: Tensor | None
+        if candidates := self._prior.candidates():
             kernel = yield from self._learned(candidates)
+            if kernel is not None and plan.followed:
+                kernel = yield from self._followed(plan.followed)
         else:
-            kernel = yield from self._followed()
+            kernel = yield from self._followed(plan.alone)
         if kernel is None:
             yield replace(self._latest, stop=Stop.DIVERGED)
         return kernel
 
     def _learned(self, candidates: list[Tensor]) -> Iteration[State[Tensor], None, Tensor | None]:
-        """Form an image under each; go on from the one that fits best."""
+        """Form an image under each; go on from the one that fits best, and learn."""
         images = []
         for candidate in candidates:
             forming = Forming(self._plan.steps, alike=True)
@@ -157,19 +163,21 @@ class KernelSearch:
         if (formed := images[best]) is None:
             return None
         self._prior.keep(best)
-        kernel = self._prior.learned(formed.image, candidates[best])
-        for _ in range(self._plan.later):
+        kernel = candidates[best]
+        for number in range(self._plan.learnt):
+            if number:
+                formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
             # One that diverges says nothing, and the next one may do better.
-            if formed := (yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))):
+            if formed:
                 kernel = self._prior.learned(formed.image, kernel)
         return kernel
 
-    def _followed(self) -> Iteration[State[Tensor], None, Tensor | None]:
+    def _followed(self, n_images: int) -> Iteration[State[Tensor], None, Tensor | None]:
         """Let the kernel follow forming images; return its mean where it counts."""
-        forming = Forming(self._plan.followed, partial=True)
+        forming = Forming(self._plan.following, partial=True)
         counted: list[Tensor] = []
-        for number in range(self._plan.n_followed):
-            near = number < self._plan.n_near
+        for number in range(n_images):
+            near = number < n_images // 2
             # An image says the more about its own kernel the further it is: that slows, and
             # steadies.
             after = self._kernel_every if near else max(1, self._plan.settled)

@@ -212,9 +212,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
     },
     SearchConfig: {
-        "rounds": Entry(
-            "Rounds", "Images that the kernel learns from, after the first one or two.", 0
-        ),
+        "rounds": Entry("Rounds", "Images that improve the kernel, beyond a first one.", 0),
         "steps": Entry("Round length", "Steps per image, no more than those of the run.", 1),
         "stiffness": Entry(
             "Stiffness", "How far the kernel is held to what an image has formed under.", 0, 1
@@ -223,7 +221,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Data weight", "Pull of complete images relative to that of random kernels.", 0, 1e6
         ),
         "data_weight": Entry(
-            "Of forming ones", "The same, of images that form, where the spectrum fails.", 0, 1e6
+            "Of forming ones", "The same, of images that are still forming.", 0, 1e6
         ),
         "left_out": Entry("Left out", "Share of the pixels that they do not see.", 0, 0.9),
         "memory": Entry("Memory", "Share of what earlier ones said that is kept.", 0, 1),

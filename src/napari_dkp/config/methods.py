@@ -267,16 +267,19 @@ class SearchConfig:
 
     Parameters
     ----------
-    rounds : images, each formed from the start, that the kernel learns from after the first ones:
-        one for each of the kernels that the power spectrum leaves, two of paths and one of lines.
-    steps : image steps of each, at most `Settings.iterations`.
+    rounds : images, each formed from the start, that improve the kernel, beyond a first one. A line
+        learns from them; a path follows them, after an image under each of the two directions that
+        its power spectrum does not tell apart has judged these.
+    steps : image steps of those that a line learns from, at most `Settings.iterations`. Those that
+        are followed have two thirds, those that judge directions a third more.
     stiffness : share of the curvature of an image's misfit that counts, as images that form anew
         take up most of what a kernel changes: the smaller, the further a kernel goes at once.
     profile_weight : of what complete images say, as `PKEConfig.data_weight` is of forming ones.
-    data_weight : instead of that one, where the power spectrum tells nothing and the kernel follows
-        images that are forming: of motion, the families hold a smaller part than of optics.
-    left_out : share of LR samples that those images do not see. An image that fits every sample
-        makes its kernel look right; the more it has to guess, the wider the kernel.
+    data_weight : instead of that one, while the kernel follows images: of motion, the families hold
+        a smaller part of what there is than of optics.
+    left_out : share of LR samples that images do not see which the kernel follows. An image that
+        fits every sample makes its kernel look right; the more it has to guess, the wider the
+        kernel.
     memory : share of what the later ones of them said that an update keeps.
     max_sites : instead of `RKSConfig.max_sites`, as motion shows in finer detail.
     channels : width of the small network that forms the images.
