@@ -66,7 +66,9 @@ MAIN = {
 # Each differs from "balanced" in one thing.
 ABLATIONS = {
     "one random draw for RKS": Row(rks={"sampler": "paper", "draws": 1}),
-    "no PKE data term": Row(pke={"data_weight": 0.0}, search={"data_weight": 0.0}),
+    "no PKE data term": Row(
+        pke={"data_weight": 0.0}, search={"data_weight": 0.0, "profile_weight": 0.0}
+    ),
     "kernel never stands": Row(rks={"updates": 10**6}),
     "motion: first images only": Row(search={"rounds": 0}),
     "motion: images take up nothing": Row(search={"stiffness": 1.0}),

@@ -172,6 +172,12 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     monkeypatch.setattr(DynamicKernelPrior, "_updated", watched)
     # Of so small a plane it tells nothing.
     monkeypatch.setattr(MotionSpectrum, "explained", lambda *_: True)
+    hear = MotionSpectrum.__call__
+    monkeypatch.setattr(
+        MotionSpectrum,
+        "__call__",
+        lambda self, kernels: steps.append("spectrum") or hear(self, kernels),
+    )
     monkeypatch.setattr(KernelEstimator, "warm_up_step", warmed)
     monkeypatch.setattr(
         DIPRestorer, "step", lambda self, kernel: steps.append("image") or improve(self, kernel)
@@ -184,8 +190,18 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     assert (count.search_steps, count.steps) == (searching, len(states) - searching)
     assert count.search_steps + count.steps == steps.count("image") == run.n_steps
     assert count.updates == steps.count("update")
+    assert count.spectra == steps.count("spectrum")
     assert 3 * count.warm_ups == steps.count("warm-up")
     assert asked <= {count.max_sites}
+
+
+def test_what_a_spectrum_takes_is_counted(monkeypatch):
+    line = with_(**LINE)
+    plain = estimate((60, 60), line).seconds
+    monkeypatch.setattr(module, "_spectrum_seconds", lambda *_: 1.0)
+    spectra = Counts.of(line.resolve()).spectra
+    assert spectra > 100
+    assert estimate((60, 60), line).seconds == pytest.approx(plain + spectra, abs=0.2 * spectra)
 
 
 def test_warm_up_is_paid_once_per_plane():

@@ -12,13 +12,15 @@ import torch
 
 from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import resolve_device, resolve_precision
+from napari_dkp.device import float64_device, resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.gaussian_trials import WINDOW
 from napari_dkp.kernel_prior import LEARNING_UPDATES
+from napari_dkp.kernel_sampling import SETTLING_MOVES
 from napari_dkp.layout import Layout, guess_axes
+from napari_dkp.motion_spectrum import MotionSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
 from napari_dkp.restorers.photon_halves import PhotonHalves
@@ -117,6 +119,9 @@ def estimate(
         + count.search_steps * probe.search_seconds * larger
         + count.trial_steps * probe.trial_seconds * tried
     )
+    if count.spectra:
+        near = replace(model, lr_shape=tuple(min(n, _LARGEST_TIMED) for n in model.lr_shape))
+        blind += count.spectra * _spectrum_seconds(near, settings.rks, str(on))
     # Of a network that makes several images, most is paid once.
     block_seconds = image_seconds * (1 + _ANOTHER_IMAGE * (together - 1))
     parts = n_tiles * (math.ceil(planes / together) if shared else 1)
@@ -150,6 +155,7 @@ class Counts:
     max_sites : LR samples that an update looks at.
     search_steps, steps : image steps of the kernel search and of the restoration proper.
     trial_steps : image steps of trials: at most, or of volumes the usual number.
+    spectra : times that a population of kernels is held against the plane's power spectrum.
     """
 
     warm_ups: int
@@ -158,6 +164,7 @@ class Counts:
     search_steps: int
     steps: int
     trial_steps: int = 0
+    spectra: int = 0
 
     @classmethod
     def of(cls, settings: Settings, *, known_kernel: bool = False) -> "Counts":
@@ -178,7 +185,8 @@ class Counts:
             settled = max(1, plan.settled)
             updates += (plan.followed - near) * _updates(plan.following, settled, rks.every)
             max_sites = search.max_sites if of_motion else rks.max_sites
-            return cls(1, updates, max_sites, plan.n_steps, steps)
+            spectra = 1 + SETTLING_MOVES + updates * rks.moves if of_motion else 0
+            return cls(1, updates, max_sites, plan.n_steps, steps, spectra=spectra)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
@@ -262,6 +270,20 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     )
 
 
+@lru_cache(maxsize=16)
+def _spectrum_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
+    """Time the likelihood of a population under a power spectrum; all large planes take as long."""
+    generator = torch.Generator().manual_seed(0)
+    spectrum = MotionSpectrum(
+        model,
+        torch.rand(1, *model.lr_shape, generator=generator),
+        float64_device(torch.device(device)),
+    )
+    kernels = torch.rand(rks.particles, *model.kernel_shape, generator=generator).to(device)
+    _, seconds = _timed(lambda: spectrum(kernels), device)
+    return seconds
+
+
 def _model(lr_shape: tuple[int, ...], settings: Settings) -> Degradation:
     scales, taps = settings.scales(len(lr_shape)), settings.taps(lr_shape)
     return Degradation(lr_shape, scales, taps, settings.phase, settings.boundary)
@@ -296,6 +318,8 @@ _ANOTHER_IMAGE = 0.15
 _PROBE_SIDE = 128
 _PROBE_DEPTH = 24
 _PROBE_WARM_UP = 3
+# Samples along an axis beyond which no more of a spectrum is looked at.
+_LARGEST_TIMED = 512
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.
 _PROBE_STEPS = 100
 
