@@ -369,6 +369,18 @@ def test_a_profile_has_the_slope_of_its_image_and_a_share_of_the_curvature(stiff
     torch.testing.assert_close(found_slope, slope / misfit)
 
 
+def test_a_profile_tells_kernels_apart_below_zero_too():
+    model = Degradation((9, 7), (2, 2), (5, 5))
+    kernel, other = random_kernels(model, 2)
+    statistics = model.statistics(random_image(model, 1), random_data(model, 1))
+    profile = statistics.profile(kernel, 0.0)
+    _, slope = profile.misfit_and_slope(kernel)
+    away = (other - kernel) * (-5 / (slope * (other - kernel)).sum())
+    found = profile.misfit(torch.stack([kernel, kernel + away, kernel + 2 * away]))
+    torch.testing.assert_close(found, torch.tensor([1.0, -4.0, -9.0]).to(found))
+    assert profile.misfit_and_slope(kernel + away)[0].item() == pytest.approx(-4)
+
+
 def test_gram_misfit_in_single_precision_resolves_small_residuals():
     """An image that nearly explains the data, far from zero mean: as late in a run."""
     model = Degradation((24, 24), (2, 2), (11, 11))

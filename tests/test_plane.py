@@ -50,6 +50,22 @@ def test_what_is_published_has_no_search(family):
     assert search_plan(Settings(preset="paper", kernel_family=family).resolve()) is None
 
 
+def test_the_steps_of_a_diffusion_model_are_no_measure_for_a_search():
+    search = SearchConfig(steps=90)
+    plans = [
+        search_plan(
+            Settings(
+                method=method,
+                iterations=400 if method == "dip" else 20,
+                search=search,
+                kernel_family="trajectory",
+            ).resolve()
+        )
+        for method in ("dip", "diffusion")
+    ]
+    assert plans[0] == plans[1] == SearchPlan(120, 2, 0, 60, 4, 30)
+
+
 @pytest.mark.parametrize(("iterations", "steps"), [(400, 90), (90, 90), (40, 40), (1, 1)])
 def test_no_image_of_a_search_takes_more_steps_than_the_run_s(iterations, steps):
     search = SearchConfig(steps=90)

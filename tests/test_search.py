@@ -119,7 +119,7 @@ def search(
     ],
 )
 def test_images_that_are_followed_alone_take_no_more_steps(plan, steps, alone, burn_in):
-    assert (plan.n_steps, plan.alone, plan.burn_in) == (steps, alone, burn_in)
+    assert (plan.n_steps, plan.followed_alone, plan.burn_in) == (steps, alone, burn_in)
 
 
 # Candidates
@@ -299,6 +299,13 @@ def test_an_image_that_diverges_is_not_shown(at):
 def test_of_images_that_are_followed_one_may_diverge(at, mean):
     _, found = search(following(3, 4), Prior(), Laboratory({2: at}))
     torch.testing.assert_close(found, kernel(mean), atol=1e-2, rtol=0)
+
+
+def test_where_no_image_that_is_followed_forms_the_best_candidate_stands():
+    plan = SearchPlan(6, 2, 0, following=10, followed=2, settled=5)
+    states, found = search(plan, Prior(candidates=2), Laboratory({3: 2, 4: 2}, {1: 2.0}))
+    torch.testing.assert_close(found, kernel(-2))
+    assert states[-1].stop is Stop.RUNNING
 
 
 @pytest.mark.parametrize(("candidates", "images"), [(0, 4), (2, 2)])

@@ -17,7 +17,7 @@ from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.gaussian_trials import WINDOW
-from napari_dkp.kernel_prior import LEARNING_UPDATES
+from napari_dkp.kernel_prior import LEARNING_UPDATES, DynamicKernelPrior
 from napari_dkp.kernel_sampling import SETTLING_MOVES
 from napari_dkp.layout import Layout, guess_axes
 from napari_dkp.motion_spectrum import MotionSpectrum
@@ -228,6 +228,7 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     settings = replace(settings, pke=pke, rks=rks)
     noise = Noise(0.01, 0.0)
     parts = Parts(model, data, (0.0, 1.0), noise, settings)
+    plan = search_plan(settings)
     prior: KernelPrior | None = None
     scout: ImageRestorer
     if settings.volume:
@@ -235,7 +236,7 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         halves = PhotonHalves(model, data, noise, generator)
         scout = RichardsonLucyRestorer(model, halves, patience=_PROBE_STEPS)
     else:
-        make_prior = parts.search_prior if search_plan(settings) else parts.prior
+        make_prior = parts.search_prior if plan else parts.prior
         prior = make_prior(generator)
         fresh = [prior, make_prior(generator)]
         kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
@@ -256,7 +257,11 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     _, search_seconds = _timed(lambda: scout.step(kernel), device, n_steps)
     kernel_seconds = 0.0
     if prior is not None:
-        _, kernel_seconds = _timed(partial(prior.step, step.image), device)
+        if plan and plan.learnt and isinstance(prior, DynamicKernelPrior):
+            _, learning = _timed(partial(prior.learned, step.image, kernel), device)
+            kernel_seconds = learning / LEARNING_UPDATES
+        else:
+            _, kernel_seconds = _timed(partial(prior.step, step.image), device)
     return _Probe(
         pixels=math.prod(model.domain_shape),
         sites=math.prod(model.lr_shape),
@@ -274,13 +279,11 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
 def _spectrum_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
     """Time the likelihood of a population under a power spectrum; all large planes take as long."""
     generator = torch.Generator().manual_seed(0)
-    spectrum = MotionSpectrum(
-        model,
-        torch.rand(1, *model.lr_shape, generator=generator),
-        float64_device(torch.device(device)),
-    )
-    kernels = torch.rand(rks.particles, *model.kernel_shape, generator=generator).to(device)
-    _, seconds = _timed(lambda: spectrum(kernels), device)
+    home = float64_device(torch.device(device))  # where populations are
+    data = torch.rand(1, *model.lr_shape, generator=generator)
+    spectrum = MotionSpectrum(model, data, home)
+    kernels = torch.rand(rks.particles, *model.kernel_shape, generator=generator).to(home)
+    _, seconds = _timed(lambda: spectrum(kernels), str(home))
     return seconds
 
 

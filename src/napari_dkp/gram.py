@@ -93,12 +93,13 @@ class GramStatistics:
         )
 
     def profile(self, kernel: Tensor, stiffness: float) -> "GramStatistics":
-        """Return the misfits that images reach each of which forms under its own kernel.
+        """Return, as a quadratic form, the misfit that images reach which form under each kernel.
 
-        That is near the kernel under which the image of these statistics has formed, and in units
-        of the misfit there. The slope is that of these statistics: at an image that fits best, the
-        misfit does not change, to first order, with the image (envelope theorem). Of the curvature
-        only a share is left, as images take up most of what a kernel changes.
+        That holds near the kernel under which the image of these statistics has formed, and is in
+        units of the misfit there; far from it, it may be negative. The slope is that of these
+        statistics: at an image that fits best, the misfit does not change, to first order, with the
+        image (envelope theorem). Of the curvature only a share is left, as images take up most of
+        what a kernel changes.
 
         Parameters
         ----------
@@ -106,11 +107,11 @@ class GramStatistics:
         stiffness : that share.
         """
         misfit, slope = self.misfit_and_slope(kernel)
-        unit = misfit.clamp_min(_EXACT)
+        here = misfit.clamp_min(_EXACT)
         flat = kernel.flatten().to(self.gram)
-        gram = stiffness / unit * self.gram
+        gram = stiffness / here * self.gram
         pull = gram @ flat
-        cross = pull - 0.5 * self.count / unit * slope.flatten()
+        cross = pull - 0.5 * self.count / here * slope.flatten()
         energy = self.count + (2 * cross - pull) @ flat
         return replace(self, gram=gram, cross=cross, energy=energy, unit=1.0)
 
@@ -127,14 +128,18 @@ class GramStatistics:
         misfit, slope = self.misfit_and_slope(mean)
         apart = flat - mean
         change = torch.addmm(slope.to(flat), apart, self.gram.to(flat), alpha=1 / self.count)
-        return (misfit + (change * apart).sum(1).to(misfit)).clamp_min(0)
+        return self._bounded(misfit + (change * apart).sum(1).to(misfit))
 
     def misfit_and_slope(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean squared residual of a kernel and its gradient, float64, shape (*K,)."""
         flat = kernel.flatten().to(self.gram)
         pull = self.gram @ flat - self.cross
-        misfit = ((pull - self.cross) @ flat + self.energy).clamp_min(0) / self.count
+        misfit = self._bounded((pull - self.cross) @ flat + self.energy) / self.count
         return misfit, (2 / self.count) * pull.reshape(kernel.shape)
+
+    def _bounded(self, misfit: Tensor) -> Tensor:
+        """Return what rounding may have taken below zero; of profiles differences alone count."""
+        return misfit if self.unit else misfit.clamp_min(0)
 
 
 def _completed(gram: Tensor, fresh: int, patches: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class DynamicKernelPrior:
     family : a family's name; "auto", for all of them, goes with the "paper" sampler only.
     rks, pke : numbers of the method.
     generator : CPU generator of every draw.
-    whitened : take the Laplacian of the residual for white noise, see `Degradation.statistics`.
+    whitened : of forming images, take the Laplacian of the residual for white noise, see
+        `Degradation.statistics`.
     stiffness : of the profile of misfits that complete images tell, see `GramStatistics.profile`.
     profile_weight : of that profile, in place of `pke.data_weight`.
     memory : share of the earlier statistics that an update by a forming image keeps. Images that

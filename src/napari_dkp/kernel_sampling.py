@@ -22,7 +22,7 @@ class KernelSampler(Protocol):
     def candidates(self) -> list[Tensor]:
         """Return kernels of shape (*kernel_shape) that are likely before there is an image.
 
-        Images have to decide between them. None where nothing is known.
+        Images have to decide between them. An empty list where nothing is known.
         """
 
     def keep(self, number: int) -> None:
@@ -138,8 +138,9 @@ class SMCSampler:
     def candidates(self) -> list[Tensor]:
         """Settle on what is known without an image; return what that leaves to be decided.
 
-        That is at least one kernel where anything is known. Power spectra do not tell a kernel from
-        the same one turned by 180 degrees.
+        That is at least one kernel, unless nothing is known, or the best one leaves what tells
+        against what is assumed. Power spectra do not tell a kernel from the same one turned by 180
+        degrees.
         """
         turned = self._family.turned
         if self._known is None:

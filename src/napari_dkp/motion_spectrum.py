@@ -39,18 +39,20 @@ class MotionSpectrum:
             for n, taps, s in zip(model.lr_shape, model.kernel_shape, model.scale, strict=True)
         )
         every = windows(model.lr_shape, (rows, columns))
-        chosen = sorted(every, key=lambda window: -contrast(plane, window))[:_MOST_BLOCKS]
+        lively = sorted(every, key=lambda window: -contrast(plane, window))[:_MOST_BLOCKS]
+        chosen = [window for window in lively if contrast(plane, window) > _TINY]
         powers = [periodogram(plane[(slice(None), *window)]).mean(0) for window in chosen]
         along = torch.fft.fftfreq(rows, dtype=torch.float64)[:, None].expand(rows, columns)
         across = torch.fft.fftfreq(columns, dtype=torch.float64).expand(rows, columns)
         radius = torch.hypot(along, across)
         # The axes hold what differs between opposite borders. Of ±f, one is enough.
         kept = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
-        self._tells = min(rows, columns) >= _SMALLEST
+        self._tells = min(rows, columns) >= _SMALLEST and bool(chosen)
         if not self._tells:
             return
         self._power = torch.from_numpy(np.stack(powers))[:, kept].to(device, torch.float32)
-        # Under a taper neighbouring frequencies share noise; blocks that overlap share samples.
+        # Under a taper neighbouring frequencies share noise; blocks that overlap share samples, and
+        # those that are chosen mostly lie side by side.
         covered = len(every) * rows * columns / math.prod(model.lr_shape)
         self._weight = 2 / (CORRELATION * max(1.0, covered))
         self._lags = _lags(model.kernel_shape)

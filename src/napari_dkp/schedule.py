@@ -23,7 +23,8 @@ def search_plan(settings: Settings) -> SearchPlan | None:
     if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
         return None
     # The steps of a diffusion model are no measure for those of the search, which fits networks.
-    longest = settings.search.steps if settings.method == "diffusion" else settings.iterations
+    diffusion = settings.method == "diffusion"
+    longest = 2 * settings.search.steps if diffusion else settings.iterations
     steps = min(settings.search.steps, longest)
     following = max(1, 2 * steps // 3)
     n_images = 1 + settings.search.rounds

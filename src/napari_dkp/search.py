@@ -36,9 +36,9 @@ class SearchPlan:
     candidates : kernels there may be to begin with, under each of which an image forms.
     learnt : images that the kernel learns from, that of the best candidate first; 0 for none.
     following : steps of each image that the kernel follows.
-    followed : how many of them come last. Where there are no candidates, as many as come to no more
-        steps in all take the place of everything. The first half of them only bring it near.
-    settled : of the others, steps after which the image informs the kernel, and kernels count.
+    followed : how many of them come last. Where there are no candidates, `followed_alone` of them
+        take the place of the whole plan. The first half only bring the kernel near.
+    settled : of the second half, steps after which an image informs the kernel, and kernels count.
     """
 
     steps: int
@@ -55,14 +55,14 @@ class SearchPlan:
         return standing * self.steps + self.followed * self.following
 
     @property
-    def alone(self) -> int:
+    def followed_alone(self) -> int:
         """Images that the kernel follows where there are no candidates."""
         return self.n_steps // self.following
 
     @property
     def burn_in(self) -> int:
         """Images that the kernel follows and need not remember."""
-        return (self.followed or self.alone) // 2
+        return (self.followed or self.followed_alone) // 2
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,10 @@ class SoughtKernel(KernelPrior, Protocol):
     """A kernel prior that learns from complete images; its `step` follows one that is forming."""
 
     def candidates(self) -> list[Tensor]:
-        """Return kernels of shape (*K,) under which to form the first images; none to follow."""
+        """Return kernels of shape (*K,) under which to form the first images; empty, to follow.
+
+        To be asked once: the prior settles on what it knows.
+        """
 
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
@@ -100,7 +103,7 @@ class _Formed(NamedTuple):
 
 
 class KernelSearch:
-    """The search on one LR plane.
+    """The search on one LR plane; it runs once.
 
     Parameters
     ----------
@@ -145,9 +148,10 @@ class KernelSearch:
         if candidates := self._prior.candidates():
             kernel = yield from self._learned(candidates)
             if kernel is not None and plan.followed:
-                kernel = yield from self._followed(plan.followed)
+                followed = yield from self._followed(plan.followed)
+                kernel = kernel if followed is None else followed
         else:
-            kernel = yield from self._followed(plan.alone)
+            kernel = yield from self._followed(plan.followed_alone)
         if kernel is None:
             yield replace(self._latest, stop=Stop.DIVERGED)
         return kernel
@@ -162,13 +166,14 @@ class KernelSearch:
         best = residuals.index(min(residuals))
         if (formed := images[best]) is None:
             return None
+        images.clear()  # they take memory
         self._prior.keep(best)
         kernel = candidates[best]
         for number in range(self._plan.learnt):
             if number:
                 formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
             # One that diverges says nothing, and the next one may do better.
-            if formed:
+            if formed is not None:
                 kernel = self._prior.learned(formed.image, kernel)
         return kernel
 

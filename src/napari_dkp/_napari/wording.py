@@ -213,18 +213,22 @@ ENTRIES: dict[type, dict[str, Entry]] = {
     },
     SearchConfig: {
         "rounds": Entry("Rounds", "Images that improve the kernel, beyond a first one.", 0),
-        "steps": Entry("Round length", "Steps per image, no more than those of the run.", 1),
+        "steps": Entry(
+            "Round length", "Steps per image that a line learns from; others in proportion.", 1
+        ),
         "stiffness": Entry(
-            "Stiffness", "How far the kernel is held to what an image has formed under.", 0, 1
+            "Stiffness", "How far a line is held to what an image has formed under.", 0, 1
         ),
         "profile_weight": Entry(
             "Data weight", "Pull of complete images relative to that of random kernels.", 0, 1e6
         ),
         "data_weight": Entry(
-            "Of forming ones", "The same, of images that are still forming.", 0, 1e6
+            "Data weight, forming", "Pull of forming images relative to random kernels.", 0, 1e6
         ),
-        "left_out": Entry("Left out", "Share of the pixels that they do not see.", 0, 0.9),
-        "memory": Entry("Memory", "Share of what earlier ones said that is kept.", 0, 1),
+        "left_out": Entry(
+            "Left out", "Share of the pixels that a forming image does not see.", 0, 0.9
+        ),
+        "memory": Entry("Memory", "Share of what earlier forming images said that is kept.", 0, 1),
         "max_sites": Entry(
             "Pixels used", "Image pixels that judge the kernels; more are thinned out.", 256
         ),
