@@ -223,7 +223,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             "Data weight", "Pull of complete images relative to that of random kernels.", 0, 1e6
         ),
         "data_weight": Entry(
-            "Data weight, forming", "Pull of forming images relative to random kernels.", 0, 1e6
+            "Forming weight", "Pull of forming images relative to random kernels.", 0, 1e6
         ),
         "left_out": Entry(
             "Left out", "Share of the pixels that a forming image does not see.", 0, 0.9
