@@ -58,8 +58,8 @@ class MotionSpectrum:
         self._lags = _lags(model.kernel_shape)
         block = replace(model, lr_shape=(rows, columns), boundary="circular")
         self._folding = _folding(block, kept, self._lags).to(device, torch.float32)
-        angle, slope = torch.atan2(along[kept], across[kept]), radius[kept].log()
-        terms = [torch.ones_like(slope), (slope - slope.mean()) / slope.std()]
+        angle, fall = torch.atan2(along[kept], across[kept]), radius[kept].log()
+        terms = [torch.ones_like(fall), (fall - fall.mean()) / fall.std()]
         terms += [math.sqrt(2) * turn(n * angle) for n in (2, 4) for turn in (torch.cos, torch.sin)]
         self._terms = torch.stack(terms, 1).to(device, torch.float32)
         self._pairs = (self._terms.unsqueeze(2) * self._terms.unsqueeze(1)).flatten(1)

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def taper(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a Hann window of a shape, without the zeros at its ends."""
+    """Return a Hann window of a shape, at most 1, without the zeros at its ends."""
     window = np.ones(())
     for n in shape:
         window = window[..., None] * np.hanning(n + 2)[1:-1]
@@ -12,7 +12,10 @@ def taper(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def periodogram(planes: np.ndarray) -> np.ndarray:
-    """Return the power of planes (..., h, w), without their means, that a taper lets through."""
+    """Return the power of planes (..., h, w) without their means, under a taper: same shape.
+
+    It is in squared intensity: white noise has its variance at every frequency.
+    """
     window = taper(planes.shape[-2:])
     mean = (planes * window).sum((-2, -1), keepdims=True) / window.sum()
     tapered = (planes - mean) * window

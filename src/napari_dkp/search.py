@@ -98,8 +98,8 @@ class SoughtKernel(KernelPrior, Protocol):
 
 
 class _Formed(NamedTuple):
-    image: Tensor  # on the domain
-    residual: float
+    image: Tensor  # on the domain, shape (C, *domain_shape)
+    residual: float  # root mean square, normalised intensity
 
 
 class KernelSearch:
@@ -131,8 +131,8 @@ class KernelSearch:
     def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
         """Search; yield the state of every image step and return the kernel, shape (*K,).
 
-        Where every image diverges that it might be told by, there is none, and the last state says
-        so.
+        There is none where all images under candidates diverge, or without candidates all that
+        count; the last state then says so.
 
         States are numbered over all images and show the latest one that has formed: none is shown
         that starts from noise.
@@ -198,13 +198,14 @@ class KernelSearch:
         prior: KernelPrior,
         kernel_after: int | None = None,
         kernels: list[Tensor] | None = None,
-    ) -> Iteration[State[Tensor], None, "_Formed | None"]:
+    ) -> Iteration[State[Tensor], None, _Formed | None]:
         """Form an image from the start; None where it diverges.
 
         Parameters
         ----------
         kernel_after : steps before the first kernel update; None for no update.
-        kernels : to which those of its steps are added.
+        kernels : to which those of its steps are added, shape (*K,) each; of one that diverges, up
+            to then.
         """
         scout = _Remembering(self._make_scout(forming))
         for state in engine.alternate(
