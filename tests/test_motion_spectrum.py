@@ -127,11 +127,20 @@ def test_a_strong_edge_hides_no_line():
     assert int(likelihoods(model, data, kernels).argmax()) == 13
 
 
-def test_noise_is_not_taken_for_what_a_narrow_kernel_leaves():
+@pytest.mark.parametrize("noise", [2 / 255, 4 / 255])
+def test_noise_is_not_taken_for_what_a_narrow_kernel_leaves(noise):
     model = model_of()
     kernels = lines(model, *((length, 30.0, 0.6) for length in (3.0, 6.0, 9.0, 12.0)))
-    data = seen(model, power_law(model.domain_shape), kernels[2], noise=2 / 255)
+    data = seen(model, power_law(model.domain_shape), kernels[2], noise)
     assert int(likelihoods(model, data, kernels).argmax()) == 2
+
+
+def test_much_noise_is_fitted_where_a_kernel_lets_nothing_pass():
+    model = model_of()
+    kernels = lines(model, (9.0, 35.0, 0.6), (10.0, 40.0, 0.6), (11.0, 45.0, 0.6))
+    for seed in range(3):
+        data = seen(model, power_law(model.domain_shape, seed), kernels[1], noise=4 / 255)
+        assert int(likelihoods(model, data, kernels).argmax()) == 1
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 40), (9, 9)])
@@ -169,3 +178,32 @@ def test_stripes_are_not_explained_and_scatter_is():
     for picture, expected in ((image, True), (0.2 * image + 0.8 * stripes, False)):
         judge = MotionSpectrum(model, seen(model, picture, kernel[0]), CPU)
         assert judge.explained(kernel[0]) is expected
+
+
+def test_many_planes_do_not_average_stripes_away():
+    """Each has its own: where one has power the others have none."""
+    model = model_of()
+    kernel = lines(model, (10.0, 40.0, 0.6))
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in model.domain_shape), indexing="ij")
+    planes = []
+    for number in range(24):
+        angle, period = 0.7 * number, 18.0 + number
+        along = math.cos(angle) * rows + math.sin(angle) * columns
+        stripes = 0.5 + 0.5 * torch.sin(2 * math.pi * along / period)
+        image = 0.2 * power_law(model.domain_shape, number) + 0.8 * stripes
+        planes.append(seen(model, image, kernel[0]))
+    assert not MotionSpectrum(model, torch.cat(planes), CPU).explained(kernel[0])
+
+
+@pytest.mark.parametrize("noise", [0.0, 4 / 255])
+def test_what_suits_an_object_is_fitted_as_well_as_it_can_be(noise, monkeypatch):
+    """Under likely kernels; what does not suit at all need not be fitted to the end."""
+    model = model_of()
+    truth = (10.0, 40.0, 0.6)
+    kernels = lines(model, *((truth[0] + d, truth[1] + 5 * d, truth[2]) for d in (-1.0, 0.0, 1.0)))
+    judge = MotionSpectrum(
+        model, seen(model, power_law(model.domain_shape), kernels[1], noise), CPU
+    )
+    found = judge(kernels)
+    monkeypatch.setattr(motion_spectrum, "_NEWTON_STEPS", 40)
+    torch.testing.assert_close(found, judge(kernels), rtol=0, atol=0.3)
