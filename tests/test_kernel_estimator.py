@@ -287,13 +287,13 @@ def test_the_prior_looks_at_the_residual_it_is_told_to(recorder, whitened, max_s
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.8])
-@pytest.mark.parametrize(("burn_in", "first_kept"), [(0, 0), (1, 2), (2, 5), (3, 7)])
-def test_first_images_are_not_remembered_and_later_ones_are_blended(
-    recorder, memory, burn_in, first_kept
-):
+@pytest.mark.parametrize(("n_near", "first_kept"), [(0, 0), (1, 2), (2, 5), (3, 7)])
+def test_images_are_blended_once_the_prior_is_to_remember(recorder, memory, n_near, first_kept):
     """M ← m for the first misfit m that is kept, then M ← (1 - memory) m + memory M."""
-    prior = dynamic_prior(isotropic(2.0), whitened=True, memory=memory, burn_in=burn_in)
-    for image in ([0, 1], [2, 3, 4], [5, 6]):
+    prior = dynamic_prior(isotropic(2.0), whitened=True, memory=memory)
+    for number, image in enumerate(([0, 1], [2, 3, 4], [5, 6])):
+        if number == n_near:
+            prior.remember()
         prior.step(None)
         for shift in image:
             prior.step(shifted(shift))

@@ -142,9 +142,7 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), MotionSpectrum)
-    # Of five images; for a line of seven, as many as take no more time than those it learns from.
-    burn_in = {"line": 3, "trajectory": 2}[family]
-    told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5, "burn_in": burn_in}
+    told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
     assert options == {"whitened": True} | told
 
 

@@ -32,6 +32,10 @@ class Prior:
         self.n_candidates = candidates
         self.kept: list[int] = []
         self.learnt: list[tuple[float, float]] = []
+        self.remembers_after: list[int] = []
+
+    def remember(self) -> None:
+        self.remembers_after.append(len(self.followed))
 
     def candidates(self) -> list[Tensor]:
         return [kernel(-1 - number) for number in range(self.n_candidates)]
@@ -110,16 +114,16 @@ def search(
 
 
 @pytest.mark.parametrize(
-    ("plan", "steps", "alone", "burn_in"),
+    ("plan", "steps", "alone"),
     [
-        (SearchPlan(15, 1, 4, following=10, followed=0, settled=5), 60, 6, 3),
-        (SearchPlan(20, 2, 0, following=10, followed=4, settled=5), 80, 8, 2),
-        (SearchPlan(20, 0, 0, following=20, followed=1, settled=5), 20, 1, 0),
-        (SearchPlan(7, 1, 1, following=4, followed=0, settled=2), 7, 1, 0),
+        (SearchPlan(15, 1, 4, following=10, followed=0, settled=5), 60, 6),
+        (SearchPlan(20, 2, 0, following=10, followed=4, settled=5), 80, 8),
+        (SearchPlan(20, 0, 0, following=20, followed=1, settled=5), 20, 1),
+        (SearchPlan(7, 1, 1, following=4, followed=0, settled=2), 7, 1),
     ],
 )
-def test_images_that_are_followed_alone_take_no_more_steps(plan, steps, alone, burn_in):
-    assert (plan.n_steps, plan.followed_alone, plan.burn_in) == (steps, alone, burn_in)
+def test_images_that_are_followed_alone_take_no_more_steps(plan, steps, alone):
+    assert (plan.n_steps, plan.followed_alone) == (steps, alone)
 
 
 # Candidates
@@ -202,6 +206,13 @@ def test_where_nothing_is_known_the_kernel_follows_images():
     ]
     assert prior.kept == prior.learnt == []
     assert laboratory.asked == [Forming(10, partial=True)] * 3
+
+
+@pytest.mark.parametrize(("n_images", "near"), [(1, 0), (2, 1), (5, 2), (8, 4)])
+def test_images_that_only_bring_the_kernel_near_are_not_remembered(n_images, near):
+    prior = Prior()
+    search(following(n_images, 5), prior)
+    assert prior.remembers_after == [near]
 
 
 @pytest.mark.parametrize(

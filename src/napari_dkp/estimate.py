@@ -33,6 +33,7 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
+from napari_dkp.search import n_near
 from napari_dkp.tile_size import COUNTING_BYTES, TileSize
 from napari_dkp.volume_trials import USUAL_STEPS, model_of_trials
 
@@ -179,7 +180,7 @@ class Counts:
         if plan := search_plan(settings):
             counting = settings.method == "richardson-lucy"
             of_motion = settings.kernel_family in MOTION_FAMILIES and not counting
-            near = plan.followed // 2
+            near = n_near(plan.followed)
             updates = LEARNING_UPDATES * plan.learnt
             updates += near * _updates(plan.following, rks.every, rks.every)
             settled = max(1, plan.settled)

@@ -27,10 +27,9 @@ class DynamicKernelPrior:
         `Degradation.statistics`.
     stiffness : of the profile of misfits that complete images tell, see `GramStatistics.profile`.
     profile_weight : of that profile, in place of `pke.data_weight`.
-    memory : share of the earlier statistics that an update by a forming image keeps. Images that
-        start anew are near to independent draws under the kernel; with statistics averaged over
-        them the alternation is stochastic approximation EM (Delyon 1999).
-    burn_in : first images, whose statistics are not kept: they form under poor kernels.
+    memory : share of the earlier statistics that an update by a forming image keeps, once it is to
+        `remember`. Images that start anew are near to independent draws under the kernel; with
+        statistics averaged over them the alternation is stochastic approximation EM (Delyon 1999).
     weights : of each squared residual, shape of `data`; None for ones.
     known : what is known of kernels without an image; None for nothing.
     """
@@ -48,7 +47,6 @@ class DynamicKernelPrior:
         stiffness: float = 1.0,
         profile_weight: float = 1.0,
         memory: float = 0.0,
-        burn_in: int = 0,
         weights: Tensor | None = None,
         known: Known | None = None,
     ) -> None:
@@ -60,9 +58,8 @@ class DynamicKernelPrior:
         self._stiffness = stiffness
         self._profile_weight = profile_weight
         self._memory = memory
-        self._burn_in = burn_in
         self._weights = weights
-        self._images = 0
+        self._remembers = False
         self._remembered: GramStatistics | None = None
         self._profile: GramStatistics | None = None
         self._n_learned = 0
@@ -86,16 +83,19 @@ class DynamicKernelPrior:
         """
         if image is None:
             self._warm_up()
-            self._images += 1
             return self._estimator.kernel().to(self._data)
         statistics = self._model.statistics(
             image, self._data, self._max_sites, self._whitened, self._weights
         )
-        if self._images > self._burn_in:
+        if self._remembers:
             if self._remembered is not None:
                 statistics = statistics.blended(self._remembered, self._memory)
             self._remembered = statistics
         return self._updated(statistics)
+
+    def remember(self) -> None:
+        """From now on, keep a share of the earlier statistics; before, kernels were poor."""
+        self._remembers = True
 
     def learned(self, image: Tensor, kernel: Tensor) -> Tensor:
         """Return the kernel, shape (*K,), after a complete image.

@@ -314,8 +314,7 @@ class Parts:
         # Images of photons have noise that grows with their steps: no profile of misfits.
         if self._counts_photons or self._family not in MOTION_FAMILIES:
             return self._make_prior(generator)
-        search, plan = self._search, search_plan(self.settings)
-        assert plan
+        search = self._search
         return DynamicKernelPrior(
             self._model,
             self._data,
@@ -327,7 +326,6 @@ class Parts:
             stiffness=search.stiffness,
             profile_weight=search.profile_weight,
             memory=search.memory,
-            burn_in=plan.burn_in,
             known=MotionSpectrum(self._model, self._data, float64_device(self._data.device)),
         )
 

@@ -37,7 +37,7 @@ class SearchPlan:
     learnt : images that the kernel learns from, that of the best candidate first; 0 for none.
     following : steps of each image that the kernel follows.
     followed : how many of them come last. Where there are no candidates, `followed_alone` of them
-        take the place of the whole plan. The first half only bring the kernel near.
+        take the place of the whole plan. The first half only bring the kernel near, see `n_near`.
     settled : of the second half, steps after which an image informs the kernel, and kernels count.
     """
 
@@ -59,10 +59,10 @@ class SearchPlan:
         """Images that the kernel follows where there are no candidates."""
         return self.n_steps // self.following
 
-    @property
-    def burn_in(self) -> int:
-        """Images that the kernel follows and need not remember."""
-        return (self.followed or self.followed_alone) // 2
+
+def n_near(n_images: int) -> int:
+    """Return how many images, of those that a kernel follows, only bring it near."""
+    return n_images // 2
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ class Forming:
 class SoughtKernel(KernelPrior, Protocol):
     """A kernel prior that learns from complete images; its `step` follows one that is forming."""
 
+    def remember(self) -> None:
+        """From now on, count what earlier images that it followed told."""
+
     def candidates(self) -> list[Tensor]:
         """Return kernels of shape (*K,) under which to form the first images; empty, to follow.
 
@@ -98,8 +101,9 @@ class SoughtKernel(KernelPrior, Protocol):
 
 
 class _Formed(NamedTuple):
-    image: Tensor  # on the domain, shape (C, *domain_shape)
-    residual: float  # root mean square, normalised intensity
+    image: Tensor | None  # on the domain, shape (C, *domain_shape); None where it has diverged
+    residual: float  # root mean square, normalised intensity; then infinite
+    kernels: list[Tensor]  # of each step that has not diverged, shape (*K,)
 
 
 class KernelSearch:
@@ -162,9 +166,9 @@ class KernelSearch:
         for candidate in candidates:
             forming = Forming(self._plan.steps, alike=True)
             images.append((yield from self._form(forming, KnownKernel(candidate))))
-        residuals = [math.inf if formed is None else formed.residual for formed in images]
-        best = residuals.index(min(residuals))
-        if (formed := images[best]) is None:
+        best = min(range(len(images)), key=lambda number: images[number].residual)
+        formed = images[best]
+        if formed.image is None:
             return None
         images.clear()  # they take memory
         self._prior.keep(best)
@@ -173,7 +177,7 @@ class KernelSearch:
             if number:
                 formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
             # One that diverges says nothing, and the next one may do better.
-            if formed is not None:
+            if formed.image is not None:
                 kernel = self._prior.learned(formed.image, kernel)
         return kernel
 
@@ -181,32 +185,27 @@ class KernelSearch:
         """Let the kernel follow forming images; return its mean where it counts."""
         forming = Forming(self._plan.following, partial=True)
         counted: list[Tensor] = []
-        for number in range(n_images):
-            near = number < n_images // 2
+        for _ in range(n_near(n_images)):
+            yield from self._form(forming, self._prior, self._kernel_every)
+        self._prior.remember()
+        for _ in range(n_near(n_images), n_images):
             # An image says the more about its own kernel the further it is: that slows, and
             # steadies.
-            after = self._kernel_every if near else max(1, self._plan.settled)
-            kernels: list[Tensor] = []
-            yield from self._form(forming, self._prior, after, kernels)
-            if not near:
-                counted += kernels[self._plan.settled :]
+            after = max(1, self._plan.settled)
+            formed = yield from self._form(forming, self._prior, after)
+            counted += formed.kernels[self._plan.settled :]
         return torch.stack(counted).mean(0) if counted else None
 
     def _form(
-        self,
-        forming: Forming,
-        prior: KernelPrior,
-        kernel_after: int | None = None,
-        kernels: list[Tensor] | None = None,
-    ) -> Iteration[State[Tensor], None, _Formed | None]:
-        """Form an image from the start; None where it diverges.
+        self, forming: Forming, prior: KernelPrior, kernel_after: int | None = None
+    ) -> Iteration[State[Tensor], None, _Formed]:
+        """Form an image from the start.
 
         Parameters
         ----------
         kernel_after : steps before the first kernel update; None for no update.
-        kernels : to which those of its steps are added, shape (*K,) each; of one that diverges, up
-            to then.
         """
+        kernels: list[Tensor] = []
         scout = _Remembering(self._make_scout(forming))
         for state in engine.alternate(
             scout,
@@ -216,7 +215,7 @@ class KernelSearch:
             self._kernel_every,
             kernel_after or forming.steps,
         ):
-            if kernels is not None and state.stop is not Stop.DIVERGED:
+            if state.stop is not Stop.DIVERGED:
                 kernels.append(state.kernel)
             self._latest = replace(
                 state,
@@ -229,9 +228,9 @@ class KernelSearch:
             yield self._latest
         self._done += forming.steps
         if state.stop is not Stop.COMPLETED or scout.latest is None:
-            return None
+            return _Formed(None, math.inf, kernels)
         self._start = state.image
-        return _Formed(scout.latest.image, state.residual)
+        return _Formed(scout.latest.image, state.residual, kernels)
 
 
 class _Remembering:
