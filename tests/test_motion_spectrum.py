@@ -207,3 +207,13 @@ def test_what_suits_an_object_is_fitted_as_well_as_it_can_be(noise, monkeypatch)
     found = judge(kernels)
     monkeypatch.setattr(motion_spectrum, "_NEWTON_STEPS", 40)
     torch.testing.assert_close(found, judge(kernels), rtol=0, atol=0.3)
+
+
+def test_fine_samples_and_long_kernels_cost_no_more():
+    """Blocks of 186 samples have sixteen thousand frequencies; a line is told by few of them."""
+    model = model_of(scale=1, side=256, taps=31)
+    kernels = lines(model, *((18.0, angle, 0.8) for angle in range(0, 180, 6)))
+    data = seen(model, power_law(model.domain_shape), kernels[7], noise=1 / 255)
+    judge = MotionSpectrum(model, data, CPU)
+    assert judge._power.shape[1] <= 512
+    assert int(judge(kernels).argmax()) == 7

@@ -46,17 +46,19 @@ class MotionSpectrum:
         across = torch.fft.fftfreq(columns, dtype=torch.float64).expand(rows, columns)
         radius = torch.hypot(along, across)
         # The axes hold what differs between opposite borders. Of ±f, one is enough.
-        kept = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
+        told = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
+        kept = _thinned(told, _MOST_FREQUENCIES)
         self._tells = min(rows, columns) >= _SMALLEST and bool(chosen)
         if not self._tells:
             return
         # Of each block and channel, shape (B, C, F), at the frequencies kept.
         self._powers = torch.from_numpy(np.stack(powers))[..., kept].to(device, torch.float32)
         self._power = self._powers.mean(1)
-        # Under a taper neighbouring frequencies share noise; blocks that overlap share samples, and
-        # those that are chosen mostly lie side by side.
+        # Under a taper neighbouring frequencies share noise, unless they are far between; blocks
+        # that overlap share samples, and those that are chosen mostly lie side by side.
+        shared = max(1.0, CORRELATION * float(kept.sum() / told.sum()))
         covered = len(every) * rows * columns / math.prod(model.lr_shape)
-        self._weight = 2 / (CORRELATION * max(1.0, covered))
+        self._weight = 2 / (shared * max(1.0, covered))
         self._lags = _lags(model.kernel_shape)
         block = replace(model, lr_shape=(rows, columns), boundary="circular")
         self._folding = _folding(block, kept, self._lags).to(device, torch.float32)
@@ -70,8 +72,6 @@ class MotionSpectrum:
         self._place[first, second] = self._place[second, first] = torch.arange(
             len(first), device=device
         )
-        # The terms of a logarithm of power, by least squares.
-        self._regression = torch.linalg.pinv(self._terms)
         spreads = torch.tensor([math.inf] + [_SPREAD] * (len(terms) - 1) + [_NOISE_SPREAD])
         self._precision = (spreads**-2).to(device)
 
@@ -92,31 +92,22 @@ class MotionSpectrum:
         if not self._tells:
             return False
         powers = self._powers.flatten(0, 1)
-        _, total = self._suited(kernel.float()[None], powers)
+        _, total = self._suited(kernel.float()[None], powers, _TO_THE_END)
         return bool((powers / total - 1).square().mean() <= _MOST_SCATTER)
 
     def _log_likelihood(self, kernels: Tensor) -> Tensor:
-        suiting, total = self._suited(kernels, self._power)
+        suiting, total = self._suited(kernels, self._power, _NEWTON_STEPS)
         fit = self._weight * (total.log() + self._power / total).sum(2)
         return -_TRUST * (fit + 0.5 * (self._precision * suiting.square()).sum(2)).sum(1)
 
-    def _suited(self, kernels: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    def _suited(self, kernels: Tensor, power: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
         """Return what suits power (B, F) best under each kernel, and the power this foretells.
 
         Shapes (N, B, terms) and (N, B, F).
         """
         folded = (_autocorrelation(kernels, self._lags) @ self._folding).clamp_min(_TINY)[:, None]
-        # Of each block: the logarithm of its object's power, in terms, and of its noise's.
-        # The regression of logarithms is near, but for its bias.
-        terms = (power.clamp_min(_TINY).log() - folded.log()) @ self._regression.mT
-        suiting = torch.nn.functional.pad(terms, (0, 1))
-        imaged, _ = self._model(suiting, folded)
-        suiting[..., 0] += (power.sum(1).clamp_min(_TINY) / imaged.sum(2)).log()
-        # What there is where a kernel lets least pass is an upper bound to noise.
-        least = folded[:, 0].topk(max(1, folded.shape[2] // 8), largest=False).indices
-        bound = power[:, least].mean(2).mT.clamp_min(_TINY)
-        suiting[..., -1] = (_NOISE_START * bound / _NOISE).log()
-        for _ in range(_NEWTON_STEPS):
+        suiting = self._near(folded, power)
+        for _ in range(n_steps):
             imaged, noise = self._model(suiting, folded)
             total = imaged + noise
             imaged, noise = imaged / total, noise / total
@@ -130,14 +121,44 @@ class MotionSpectrum:
             normal[..., -1, :-1] = normal[..., :-1, -1]
             normal[..., -1, -1] += self._weight * noise.square().sum(2)
             step = torch.linalg.solve(normal, rise.unsqueeze(-1))[..., 0]
-            suiting = suiting + step.clamp(-1, 1)
+            suiting = suiting + step.clamp(-_LONGEST, _LONGEST)
         imaged, noise = self._model(suiting, folded)
         return suiting, imaged + noise
+
+    def _near(self, folded: Tensor, power: Tensor) -> Tensor:
+        """Return about what suits: of each block its object's power, in terms, and its noise's.
+
+        These are logarithms. Those of power are regressed on the terms where a kernel lets much
+        more than noise pass: elsewhere they tell of noise alone.
+        """
+        n = max(1, folded.shape[2] // 8)
+        least, most = (folded[:, 0].topk(n, largest=largest).indices for largest in (False, True))
+        power, passed = power.clamp_min(_TINY), folded[:, 0]
+        bound = power[:, least].mean(2).mT  # of noise, which is all of it only for some kernels
+        typical = power.mean(0)
+        level = (typical[most].log() - passed.gather(1, most).log()).mean(1, keepdim=True)
+        imaged = level.exp() * passed
+        weights = (imaged / (imaged + bound.mean(1, keepdim=True))).square()
+        normal = (weights @ self._pairs)[..., self._place]
+        normal = normal + torch.diag(self._precision[:-1] / self._weight + _LEAST)
+        logarithms = power.log() + _OF_MEAN - folded.log()
+        right = (weights[:, None] * logarithms) @ self._terms
+        terms = torch.linalg.solve(normal[:, None], right.unsqueeze(-1))[..., 0]
+        return torch.cat([terms, (_NOISE_START * bound / _NOISE).log().unsqueeze(2)], 2)
 
     def _model(self, suiting: Tensor, folded: Tensor) -> tuple[Tensor, Tensor]:
         """Return the power of what is imaged, and of noise."""
         exponent = (suiting[..., :-1] @ self._terms.mT).clamp(-_LARGEST, _LARGEST)
         return exponent.exp() * folded, _NOISE * suiting[..., -1:].clamp(-_LARGEST, _LARGEST).exp()
+
+
+def _thinned(mask: Tensor, most: int) -> Tensor:
+    """Return a mask with at most so many of the places of another, drawn at random."""
+    places = mask.flatten().nonzero()[:, 0]
+    drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:most]
+    thinned = torch.zeros_like(mask).flatten()
+    thinned[places[drawn]] = True
+    return thinned.reshape(mask.shape)
 
 
 def _lags(kernel_shape: tuple[int, ...]) -> Tensor:
@@ -198,15 +219,21 @@ _MOST_BLOCKS = 16
 # Objects follow no power law: at full weight true lines of three parameters lie 10 nats below the
 # most likely ones, in the mean over six images, rather than the 1.5 of a likelihood that is true.
 _TRUST = 0.2
+# Of a block; the rest says little more, and takes time.
+_MOST_FREQUENCIES = 512
 # Cycles per sample; below, the power is that of the few largest things in view.
 _LOWEST = 0.06
 # Of the logarithm of an object's power, along each term; of the noise's, about that of rounding.
 _SPREAD = 0.5
 _NOISE, _NOISE_SPREAD = 1e-6, 4.0
-# Relative variance of power: by chance 1, in photographs up to 1.2; of stripes from 1.8 on.
-_MOST_SCATTER = 1.4
-_NEWTON_STEPS = 3
-_NOISE_START = 0.15
+# Relative variance of power: by chance 1, of photographs up to 1.1; of stripes from 1.5 on.
+_MOST_SCATTER = 1.25
+# Newton steps: where kernels are likely, and what objects are not far from the usual; and always.
+_NEWTON_STEPS, _TO_THE_END, _LONGEST = 3, 40, 2.0
+# To begin with: noise, in units of an upper bound; frequencies that count where none does.
+_NOISE_START, _LEAST = 0.15, 1e-3
+# Logarithm of a mean less the mean logarithm, of power that scatters by chance (Euler's constant).
+_OF_MEAN = 0.5772
 _RIDGE = 1e-6
 _TINY = 1e-9
 _LARGEST = 30.0
