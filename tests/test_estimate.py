@@ -105,7 +105,7 @@ def test_a_kernel_that_stands_costs_no_more():
     [
         ({"kernel_family": "gaussian"}, 300, False),
         ({"kernel_family": "line"}, 1000, False),
-        ({"kernel_family": "trajectory"}, 1000, True),
+        ({"kernel_family": "trajectory"}, 1000, False),
         ({"kernel_family": "line", "rks": RKSConfig(sampler="paper", max_sites=300)}, 300, False),
     ],
 )

@@ -39,9 +39,9 @@ def test_motion_is_searched_on_images_of_their_own(preset, later):
     def plan(family: KernelFamilyName) -> SearchPlan | None:
         return search_plan(Settings(preset=preset, kernel_family=family).resolve())
 
-    assert plan("line") == SearchPlan(150, 1, 1 + later, 100, 0, 50)
+    assert plan("line") == SearchPlan(150, 1, 1 + later, 100, 50)
     judging = 160 if preset == "fast" else 200
-    assert plan("trajectory") == SearchPlan(judging, 2, 0, 100, 1 + later, 50)
+    assert plan("trajectory") == SearchPlan(judging, 2, 1 + later, 100, 50)
     assert plan("auto") is plan("gaussian") is None
 
 
@@ -63,7 +63,7 @@ def test_the_steps_of_a_diffusion_model_are_no_measure_for_a_search():
         )
         for method in ("dip", "diffusion")
     ]
-    assert plans[0] == plans[1] == SearchPlan(120, 2, 0, 60, 4, 30)
+    assert plans[0] == plans[1] == SearchPlan(120, 2, 4, 60, 30)
 
 
 @pytest.mark.parametrize(("iterations", "steps"), [(400, 90), (90, 90), (40, 40), (1, 1)])

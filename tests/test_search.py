@@ -114,21 +114,21 @@ def search(
 
 
 @pytest.mark.parametrize(
-    ("plan", "steps", "alone"),
+    ("plan", "steps", "followed"),
     [
-        (SearchPlan(15, 1, 4, following=10, followed=0, settled=5), 60, 6),
-        (SearchPlan(20, 2, 0, following=10, followed=4, settled=5), 80, 8),
-        (SearchPlan(20, 0, 0, following=20, followed=1, settled=5), 20, 1),
-        (SearchPlan(7, 1, 1, following=4, followed=0, settled=2), 7, 1),
+        (SearchPlan(15, 1, 4, following=10, settled=5), 60, 6),
+        (SearchPlan(20, 2, 3, following=10, settled=5), 80, 8),
+        (SearchPlan(20, 1, 1, following=20, settled=5), 20, 1),
+        (SearchPlan(7, 1, 1, following=4, settled=2), 7, 1),
     ],
 )
-def test_images_that_are_followed_alone_take_no_more_steps(plan, steps, alone):
-    assert (plan.n_steps, plan.followed_alone) == (steps, alone)
+def test_images_that_are_followed_take_no_more_steps(plan, steps, followed):
+    assert (plan.n_steps, plan.followed) == (steps, followed)
 
 
 # Candidates
 
-JUDGED = SearchPlan(steps=6, candidates=2, learnt=3, following=6, followed=0, settled=3)
+JUDGED = SearchPlan(steps=6, candidates=2, learnt=3, following=6, settled=3)
 
 
 @pytest.mark.parametrize(("residuals", "kept"), [({1: 2.0}, 1), ({2: 2.0}, 0), ({}, 0)])
@@ -165,7 +165,7 @@ def test_the_kernel_learns_from_whole_images_and_what_they_formed_under():
 
 def test_a_single_candidate_needs_no_judge():
     prior = Prior(candidates=1)
-    _, found = search(SearchPlan(6, 1, 1, following=6, followed=0, settled=3), prior)
+    _, found = search(SearchPlan(6, 1, 1, following=6, settled=3), prior)
     assert prior.kept == [0]
     assert found.mean() == 99
 
@@ -177,22 +177,11 @@ def test_a_candidate_whose_image_diverges_is_not_kept(diverging, kept):
     assert prior.kept == [kept]
 
 
-def test_a_kernel_that_does_not_learn_follows_images_from_the_best_candidate_on():
-    plan = SearchPlan(6, 2, 0, following=10, followed=2, settled=5)
-    prior, laboratory = Prior(candidates=2), Laboratory(residuals={1: 2.0})
-    states, found = search(plan, prior, laboratory)
-    assert (prior.kept, prior.learnt) == ([1], [])
-    assert laboratory.asked == [Forming(6, alike=True)] * 2 + [Forming(10, partial=True)] * 2
-    assert [len(shown) for shown in prior.followed] == [4, 2]
-    assert [state.step for state in states] == list(range(1, 33))
-    torch.testing.assert_close(found, kernel(2 + (0 + 2 * 1 + 2 * 2) / 500))
-
-
 # Without candidates
 
 
 def following(n_images: int, settled: int) -> SearchPlan:
-    return SearchPlan(10, 0, 0, following=10, followed=n_images, settled=settled)
+    return SearchPlan(10, 1, n_images, following=10, settled=settled)
 
 
 def test_where_nothing_is_known_the_kernel_follows_images():
@@ -245,12 +234,12 @@ def test_states_are_numbered_over_all_images(candidates):
 
 
 def test_states_show_the_kernel_at_work():
-    states, _ = search(SearchPlan(2, 2, 2, 2, 0, settled=1), Prior(candidates=2))
+    states, _ = search(SearchPlan(2, 2, 2, 2, settled=1), Prior(candidates=2))
     assert [state.kernel.mean().item() for state in states] == [-1, -1, -2, -2, 99, 99]
 
 
 def test_the_latest_image_that_has_formed_is_shown():
-    states, _ = search(SearchPlan(3, 2, 2, 3, 0, settled=1), Prior())
+    states, _ = search(SearchPlan(3, 2, 2, 3, settled=1), Prior())
     expected = [-1] * 3 + [1.503] * 3 + [2.503] * 3
     assert [state.image.mean().item() for state in states] == pytest.approx(expected)
 
@@ -310,13 +299,6 @@ def test_an_image_that_diverges_is_not_shown(at):
 def test_of_images_that_are_followed_one_may_diverge(at, mean):
     _, found = search(following(3, 4), Prior(), Laboratory({2: at}))
     torch.testing.assert_close(found, kernel(mean), atol=1e-2, rtol=0)
-
-
-def test_where_no_image_that_is_followed_forms_the_best_candidate_stands():
-    plan = SearchPlan(6, 2, 0, following=10, followed=2, settled=5)
-    states, found = search(plan, Prior(candidates=2), Laboratory({3: 2, 4: 2}, {1: 2.0}))
-    torch.testing.assert_close(found, kernel(-2))
-    assert states[-1].stop is Stop.RUNNING
 
 
 @pytest.mark.parametrize(("candidates", "images"), [(0, 4), (2, 2)])

@@ -181,10 +181,10 @@ class Counts:
             counting = settings.method == "richardson-lucy"
             of_motion = settings.kernel_family in MOTION_FAMILIES and not counting
             near = n_near(plan.followed)
-            updates = LEARNING_UPDATES * plan.learnt
-            updates += near * _updates(plan.following, rks.every, rks.every)
             settled = max(1, plan.settled)
-            updates += (plan.followed - near) * _updates(plan.following, settled, rks.every)
+            followed = near * _updates(plan.following, rks.every, rks.every)
+            followed += (plan.followed - near) * _updates(plan.following, settled, rks.every)
+            updates = LEARNING_UPDATES * plan.learnt if of_motion else followed
             max_sites = search.max_sites if of_motion else rks.max_sites
             spectra = 1 + SETTLING_MOVES + updates * rks.moves if of_motion else 0
             return cls(1, updates, max_sites, plan.n_steps, steps, spectra=spectra)
@@ -258,7 +258,8 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
     _, search_seconds = _timed(lambda: scout.step(kernel), device, n_steps)
     kernel_seconds = 0.0
     if prior is not None:
-        if plan and plan.learnt and isinstance(prior, DynamicKernelPrior):
+        learns = plan and settings.method != "richardson-lucy"
+        if learns and isinstance(prior, DynamicKernelPrior):
             _, learning = _timed(partial(prior.learned, step.image, kernel), device)
             kernel_seconds = learning / LEARNING_UPDATES
         else:

@@ -29,10 +29,10 @@ def search_plan(settings: Settings) -> SearchPlan | None:
     following = max(1, 2 * steps // 3)
     n_images = 1 + settings.search.rounds
     if settings.kernel_family == "line":
-        return SearchPlan(steps, 1, n_images, following, 0, following // 2)
+        return SearchPlan(steps, 1, n_images, following, following // 2)
     # The power spectrum leaves a path and the same one turned by 180 degrees; judging takes longer.
     judging = min(2 * following, longest)
-    return SearchPlan(judging, 2, 0, following, n_images, following // 2)
+    return SearchPlan(judging, 2, n_images, following, following // 2)
 
 
 def kernel_every(settings: Settings) -> int:
@@ -115,7 +115,8 @@ def planes_together(settings: Settings, channels: int) -> int:
     return max(1, _OUTPUTS // channels)
 
 
-_COUNTING_PLAN = SearchPlan(20, 0, 0, following=20, followed=1, settled=5)
+# Of Richardson–Lucy, which knows no candidates: of one image that the kernel follows.
+_COUNTING_PLAN = SearchPlan(20, 1, 1, following=20, settled=5)
 # Images that a network makes at once.
 _OUTPUTS = 12
 # Steps of most routes.

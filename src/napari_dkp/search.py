@@ -4,11 +4,11 @@ An image that fits the data under some kernel makes that kernel look right, and 
 the more so: alternation alone stays where it began. So each image forms from the start under a
 kernel that stands. How well it fits when it is complete tells kernels apart, and so does the slope
 of its misfit: with the image at its best that is, to first order, the slope of what images reach
-under one kernel after the other. From that a kernel of few parameters learns.
+under one kernel after the other. From that a kernel learns.
 
-One of many parameters follows images that are forming, for these tell kernels apart too, for a
-while; as does one of which nothing is known to begin with. The images start anew several times
-while the kernel goes on, and some samples are left out of each.
+One of which nothing is known to begin with follows images that are forming, for these tell kernels
+apart too, for a while. The images start anew several times while the kernel goes on, and some
+samples are left out of each.
 """
 
 import math
@@ -34,10 +34,9 @@ class SearchPlan:
     ----------
     steps : of each image under a kernel that stands.
     candidates : kernels there may be to begin with, under each of which an image forms.
-    learnt : images that the kernel learns from, that of the best candidate first; 0 for none.
-    following : steps of each image that the kernel follows.
-    followed : how many of them come last. Where there are no candidates, `followed_alone` of them
-        take the place of the whole plan. The first half only bring the kernel near, see `n_near`.
+    learnt : images that the kernel learns from, that of the best candidate first.
+    following : steps of each image that the kernel follows where there are no candidates. The first
+        half of them only bring the kernel near, see `n_near`.
     settled : of the second half, steps after which an image informs the kernel, and kernels count.
     """
 
@@ -45,18 +44,16 @@ class SearchPlan:
     candidates: int
     learnt: int
     following: int
-    followed: int
     settled: int
 
     @property
     def n_steps(self) -> int:
         """Image steps in all, at most."""
-        standing = self.candidates + max(0, self.learnt - 1)
-        return standing * self.steps + self.followed * self.following
+        return (self.candidates + self.learnt - 1) * self.steps
 
     @property
-    def followed_alone(self) -> int:
-        """Images that the kernel follows where there are no candidates."""
+    def followed(self) -> int:
+        """Images that the kernel follows where there are no candidates: they take as long."""
         return self.n_steps // self.following
 
 
@@ -147,15 +144,11 @@ class KernelSearch:
             follows it.
         """
         self._done, self._n_steps = before, n_steps
-        plan = self._plan
         kernel: Tensor | None
         if candidates := self._prior.candidates():
             kernel = yield from self._learned(candidates)
-            if kernel is not None and plan.followed:
-                followed = yield from self._followed(plan.followed)
-                kernel = kernel if followed is None else followed
         else:
-            kernel = yield from self._followed(plan.followed_alone)
+            kernel = yield from self._followed(self._plan.followed)
         if kernel is None:
             yield replace(self._latest, stop=Stop.DIVERGED)
         return kernel

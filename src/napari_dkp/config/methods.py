@@ -267,12 +267,11 @@ class SearchConfig:
 
     Parameters
     ----------
-    rounds : images, each formed from the start, that improve the kernel, beyond a first one. A line
-        learns from them; a path follows them, after an image under each of the two directions that
-        its power spectrum does not tell apart has judged these.
-    steps : image steps of those that a line learns from. Those that are followed have two thirds,
-        those that judge directions a third more. All have `Settings.iterations` at most, but for
-        the steps of a diffusion model, which are no measure.
+    rounds : images, each formed from the start, that the kernel learns from, beyond a first one. Of
+        a path the first has judged the two directions that its power spectrum does not tell apart.
+    steps : image steps of those of a line; a path's have a third more. Where the spectrum tells
+        nothing the kernel follows images of two thirds, as many as take no longer. All have
+        `Settings.iterations` at most, but for the steps of a diffusion model, which are no measure.
     stiffness : share of the curvature of an image's misfit that counts, as images that form anew
         take up most of what a kernel changes: the smaller, the further a kernel goes at once.
     profile_weight : of what complete images say, as `PKEConfig.data_weight` is of forming ones.
