@@ -539,7 +539,7 @@ def test_a_preset_is_stored_as_its_numbers():
     assert None not in (resolved.search, resolved.dip)
     assert run.n_steps == 600
     motion = Run(picture(10, 12), replace(resolved, kernel_family="trajectory"))
-    assert motion.n_steps == 2 * 200 + 7 * 100 + 600
+    assert motion.n_steps == 2 * 200 + 6 * 200 + 600
 
 
 # A known kernel
