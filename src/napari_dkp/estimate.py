@@ -33,7 +33,6 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.search import n_near
 from napari_dkp.tile_size import COUNTING_BYTES, TileSize
 from napari_dkp.volume_trials import USUAL_STEPS, model_of_trials
 
@@ -180,10 +179,9 @@ class Counts:
         if plan := search_plan(settings):
             counting = settings.method == "richardson-lucy"
             of_motion = settings.kernel_family in MOTION_FAMILIES and not counting
-            near = n_near(plan.followed)
             settled = max(1, plan.settled)
-            followed = near * _updates(plan.following, rks.every, rks.every)
-            followed += (plan.followed - near) * _updates(plan.following, settled, rks.every)
+            followed = plan.near * _updates(plan.following, rks.every, rks.every)
+            followed += (plan.followed - plan.near) * _updates(plan.following, settled, rks.every)
             updates = LEARNING_UPDATES * plan.learnt if of_motion else followed
             max_sites = search.max_sites if of_motion else rks.max_sites
             spectra = 1 + SETTLING_MOVES + updates * rks.moves if of_motion else 0

@@ -36,7 +36,7 @@ class SearchPlan:
     candidates : kernels there may be to begin with, under each of which an image forms.
     learnt : images that the kernel learns from, that of the best candidate first.
     following : steps of each image that the kernel follows where there are no candidates. The first
-        half of them only bring the kernel near, see `n_near`.
+        half of them only bring the kernel near.
     settled : of the second half, steps after which an image informs the kernel, and kernels count.
     """
 
@@ -56,10 +56,10 @@ class SearchPlan:
         """Images that the kernel follows where there are no candidates: they take as long."""
         return self.n_steps // self.following
 
-
-def n_near(n_images: int) -> int:
-    """Return how many images, of those that a kernel follows, only bring it near."""
-    return n_images // 2
+    @property
+    def near(self) -> int:
+        """Of these, how many only bring it near."""
+        return self.followed // 2
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class KernelSearch:
         if candidates := self._prior.candidates():
             kernel = yield from self._learned(candidates)
         else:
-            kernel = yield from self._followed(self._plan.followed)
+            kernel = yield from self._followed()
         if kernel is None:
             yield replace(self._latest, stop=Stop.DIVERGED)
         return kernel
@@ -174,19 +174,20 @@ class KernelSearch:
                 kernel = self._prior.learned(formed.image, kernel)
         return kernel
 
-    def _followed(self, n_images: int) -> Iteration[State[Tensor], None, Tensor | None]:
+    def _followed(self) -> Iteration[State[Tensor], None, Tensor | None]:
         """Let the kernel follow forming images; return its mean where it counts."""
-        forming = Forming(self._plan.following, partial=True)
+        plan = self._plan
+        forming = Forming(plan.following, partial=True)
         counted: list[Tensor] = []
-        for _ in range(n_near(n_images)):
+        for _ in range(plan.near):
             yield from self._form(forming, self._prior, self._kernel_every)
         self._prior.remember()
-        for _ in range(n_near(n_images), n_images):
+        for _ in range(plan.near, plan.followed):
             # An image says the more about its own kernel the further it is: that slows, and
             # steadies.
-            after = max(1, self._plan.settled)
+            after = max(1, plan.settled)
             formed = yield from self._form(forming, self._prior, after)
-            counted += formed.kernels[self._plan.settled :]
+            counted += formed.kernels[plan.settled :]
         return torch.stack(counted).mean(0) if counted else None
 
     def _form(

@@ -214,10 +214,10 @@ ENTRIES: dict[type, dict[str, Entry]] = {
     SearchConfig: {
         "rounds": Entry("Rounds", "Images that improve the kernel, beyond a first one.", 0),
         "steps": Entry(
-            "Round length", "Steps per image that a line learns from; others in proportion.", 1
+            "Round length", "Steps per image under a line; under a path a third more.", 1
         ),
         "stiffness": Entry(
-            "Stiffness", "How far a line is held to what an image has formed under.", 0, 1
+            "Stiffness", "How far the kernel is held to what an image has formed under.", 0, 1
         ),
         "profile_weight": Entry(
             "Data weight", "Pull of complete images relative to that of random kernels.", 0, 1e6
