@@ -11,7 +11,6 @@ from torch import nn
 from napari_dkp import kernel_prior
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation
-from napari_dkp.edges import stepped
 from napari_dkp.families import families
 from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
@@ -351,20 +350,6 @@ def test_profiles_are_averaged_over_images(recorder):
         alone.append(profile.misfit_and_slope(isotropic(1.0))[1])
         _, slope = recorder.estimated[-1].misfit_and_slope(isotropic(1.0))
         torch.testing.assert_close(slope, torch.stack(alone).mean(0))
-
-
-def test_edges_speak_alone_first_and_then_for_a_share(recorder):
-    prior = dynamic_prior(isotropic(2.0), stiffness=0.3, edge_share=0.4)
-    data, told = noisy(isotropic(2.0)), []
-    for number in range(3):
-        image, kernel = shifted(number), PROBES[number]
-        prior.learned(image, kernel)
-        edges = MODEL.statistics(stepped(image, MODEL.scale), data)
-        relative = edges.misfit(PROBES) / edges.misfit(kernel[None])
-        profile = MODEL.statistics(image, data).profile(kernel, 0.3).misfit(PROBES)
-        told.append(0.4 * relative + 0.6 * profile if number else relative)
-        expected = torch.stack(told).mean(0)
-        torch.testing.assert_close(recorder.sampled[-1].misfit(PROBES), expected, rtol=1e-4, atol=0)
 
 
 def test_what_is_learned_is_nearer_to_the_kernel_of_the_data():

@@ -124,14 +124,13 @@ def test_photons_weigh_image_and_kernel_alike(priors):
     assert step.loss.item() == pytest.approx((expected * away.square()).mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize(("family", "edges"), [("line", 0.0), ("trajectory", 0.4)])
-def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family, edges):
+@pytest.mark.parametrize("family", ["line", "trajectory"])
+def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     config = SearchConfig(
         rounds=4,
         steps=30,
         stiffness=0.6,
         profile_weight=0.8,
-        edge_share=0.4,
         memory=0.5,
         data_weight=0.7,
         max_sites=777,
@@ -143,7 +142,7 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family, edges):
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), MotionSpectrum)
-    told = {"stiffness": 0.6, "profile_weight": 0.8, "edge_share": edges, "memory": 0.5}
+    told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
     assert options == {"whitened": True} | told
 
 

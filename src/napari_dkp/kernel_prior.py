@@ -6,7 +6,6 @@ from torch import Generator, Tensor
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device
-from napari_dkp.edges import stepped
 from napari_dkp.engine import KernelPrior
 from napari_dkp.families import families
 from napari_dkp.gram import GramStatistics
@@ -28,9 +27,6 @@ class DynamicKernelPrior:
         `Degradation.statistics`.
     stiffness : of the profile of misfits that complete images tell, see `GramStatistics.profile`.
     profile_weight : of that profile, in place of `pke.data_weight`.
-    edge_share : of what complete images tell, the share of their edges, made steps (`edges`), from
-        the second image on. If there is any, the first tells by its edges alone: they are where
-        they belong even of a kernel that is far off, whose profile leads to kernels too narrow.
     memory : share of the earlier statistics that an update by a forming image keeps, once it is to
         `remember`. Images that start anew are near to independent draws under the kernel; with
         statistics averaged over them the alternation is stochastic approximation EM (Delyon 1999).
@@ -50,7 +46,6 @@ class DynamicKernelPrior:
         whitened: bool = False,
         stiffness: float = 1.0,
         profile_weight: float = 1.0,
-        edge_share: float = 0.0,
         memory: float = 0.0,
         weights: Tensor | None = None,
         known: Known | None = None,
@@ -62,7 +57,6 @@ class DynamicKernelPrior:
         self._n_warm_up = pke.warm_up
         self._stiffness = stiffness
         self._profile_weight = profile_weight
-        self._edge_share = edge_share
         self._memory = memory
         self._weights = weights
         self._remembers = False
@@ -114,11 +108,10 @@ class DynamicKernelPrior:
         kernel : under which it has formed.
         """
         self._warm_up()
-        profile = self._statistics(image).profile(kernel, self._stiffness)
-        if self._edge_share:
-            edges = self._statistics(stepped(image, self._model.scale)).profile(kernel, 1.0)
-            share = self._edge_share if self._n_learned else 1.0
-            profile = profile.blended(edges, share)
+        statistics = self._model.statistics(
+            image, self._data, self._max_sites, False, self._weights
+        )
+        profile = statistics.profile(kernel, self._stiffness)
         if self._profile is not None:
             profile = profile.blended(self._profile, self._n_learned / (self._n_learned + 1))
         self._profile = profile
@@ -126,10 +119,6 @@ class DynamicKernelPrior:
         for _ in range(LEARNING_UPDATES):
             kernel = self._updated(profile, self._profile_weight)
         return kernel
-
-    def _statistics(self, image: Tensor) -> GramStatistics:
-        """Return those of a complete image."""
-        return self._model.statistics(image, self._data, self._max_sites, False, self._weights)
 
     def _updated(self, statistics: GramStatistics, data_weight: float | None = None) -> Tensor:
         sampled = self._sampler.step(statistics)
@@ -143,7 +132,7 @@ class DynamicKernelPrior:
 
 
 # Kernel updates by what one complete image tells.
-LEARNING_UPDATES = 20
+LEARNING_UPDATES = 10
 
 
 class StandingKernel:

@@ -325,7 +325,6 @@ class Parts:
             whitened=True,
             stiffness=search.stiffness,
             profile_weight=search.profile_weight,
-            edge_share=search.edge_share if self._family == "trajectory" else 0.0,
             memory=search.memory,
             known=MotionSpectrum(self._model, self._data, float64_device(self._data.device)),
         )

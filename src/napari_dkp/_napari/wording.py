@@ -222,9 +222,6 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "profile_weight": Entry(
             "Data weight", "Pull of complete images relative to that of random kernels.", 0, 1e6
         ),
-        "edge_share": Entry(
-            "Edges", "Share that edges have in what complete images say of a path.", 0, 1
-        ),
         "data_weight": Entry(
             "Forming weight", "Pull of forming images relative to random kernels.", 0, 1e6
         ),

@@ -275,9 +275,6 @@ class SearchConfig:
     stiffness : share of the curvature of an image's misfit that counts, as images that form anew
         take up most of what a kernel changes: the smaller, the further a kernel goes at once.
     profile_weight : of what complete images say, as `PKEConfig.data_weight` is of forming ones.
-    edge_share : of a path, the share that edges have in what complete images say, after the first
-        image, which speaks by them alone; 0 leaves them out. How well images fit draws kernels to
-        what is too narrow, and edges, of which steps are expected, to what is too wide.
     data_weight : instead of that one, while the kernel follows images: of motion, the families hold
         a smaller part of what there is than of optics.
     left_out : share of LR samples that images do not see which the kernel follows. An image that
@@ -292,7 +289,6 @@ class SearchConfig:
     steps: int = 150
     stiffness: float = 0.2
     profile_weight: float = 0.3
-    edge_share: float = 0.5
     data_weight: float = 1.0
     left_out: float = 0.2
     memory: float = 0.9
@@ -304,7 +300,6 @@ class SearchConfig:
         integer(self, "steps", 1)
         number(self, "stiffness", 0.0, 1.0)
         number(self, "profile_weight", 0.0)
-        number(self, "edge_share", 0.0, 1.0)
         number(self, "left_out", 0.0, 0.9)
         number(self, "memory", 0.0, 1.0)
         number(self, "data_weight", 0.0)
