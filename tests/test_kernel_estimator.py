@@ -309,6 +309,24 @@ def test_images_are_blended_once_the_prior_is_to_remember(recorder, memory, n_ne
         torch.testing.assert_close(found, torch.stack(expected))
 
 
+@pytest.mark.parametrize("missing", [None, (0, 4, 7)])
+def test_an_image_is_as_far_from_the_data_as_neighbouring_residuals_are_apart(missing):
+    """Σ (r_u - r_v)² over pairs of neighbours u, v that both count, r by brute force."""
+    data = noisy(isotropic(2.0))
+    weights = torch.ones_like(data)
+    if missing is not None:
+        weights[missing] = 0
+    residual = data - MODEL.forward(sharp_image(), isotropic(3.0))
+    expected = 0.0
+    for place in np.ndindex(*residual.shape):
+        for axis in (1, 2):
+            other = tuple(n + (number == axis) for number, n in enumerate(place))
+            if other[axis] < residual.shape[axis] and weights[place] and weights[other]:
+                expected += float(residual[place] - residual[other]) ** 2
+    prior = dynamic_prior(isotropic(2.0), weights=weights)
+    assert prior.misfit(sharp_image(), isotropic(3.0)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_complete_image_tells_the_profile_of_misfits(recorder):
     prior = dynamic_prior(isotropic(2.0), stiffness=0.3)
     prior.learned(sharp_image(), isotropic(3.0))

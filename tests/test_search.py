@@ -24,12 +24,15 @@ def kernel(value: float) -> Tensor:
 class Prior:
     """A prior whose kernel is the number of the image, from 1, and a hundredth per update of it.
 
-    Its candidates are -1, -2 and so on; what it learns is a hundred more than the kernel before.
+    Its candidates are -1, -2 and so on, whose images have some misfits, or 1; what it learns is a
+    hundred more than the kernel before.
     """
 
-    def __init__(self, candidates: int = 0) -> None:
+    def __init__(self, candidates: int = 0, misfits: dict[int, float] | None = None) -> None:
         self.followed: list[list[float]] = []
         self.n_candidates = candidates
+        self.misfits = misfits or {}
+        self.judged: list[tuple[float, float]] = []
         self.kept: list[int] = []
         self.learnt: list[tuple[float, float]] = []
         self.remembers_after: list[int] = []
@@ -39,6 +42,10 @@ class Prior:
 
     def candidates(self) -> list[Tensor]:
         return [kernel(-1 - number) for number in range(self.n_candidates)]
+
+    def misfit(self, image: Tensor, under: Tensor) -> float:
+        self.judged.append((image.mean().item(), under.mean().item()))
+        return self.misfits.get(int(image.mean()), 1.0)
 
     def keep(self, number: int) -> None:
         self.kept.append(number)
@@ -65,7 +72,6 @@ class Scout:
         self.number = number
         self.done = 0
         self.diverges_at = math.inf
-        self.residual = 1.0
         self.kernels: list[float] = []
 
     def step(self, kernel: Tensor) -> RestorerStep:
@@ -73,25 +79,21 @@ class Scout:
         self.kernels.append(kernel.mean().item())
         image = torch.full((1, 4, 4), self.number + self.done / 1000)
         loss = torch.tensor(math.nan if self.done >= self.diverges_at else 1.0)
-        return RestorerStep(image, image + 0.5, loss, torch.tensor(self.residual))
+        return RestorerStep(image, image + 0.5, loss, torch.tensor(1.0))
 
 
 class Laboratory:
     """Makes the scouts of a search and keeps them; those of some numbers diverge at a step."""
 
-    def __init__(
-        self, diverging: dict[int, int] | None = None, residuals: dict[int, float] | None = None
-    ) -> None:
+    def __init__(self, diverging: dict[int, int] | None = None) -> None:
         self.scouts: list[Scout] = []
         self.asked: list[Forming] = []
         self.diverging = diverging or {}
-        self.residuals = residuals or {}
 
     def __call__(self, forming: Forming) -> Scout:
         scout = Scout(len(self.scouts) + 1)
         self.asked.append(forming)
         scout.diverges_at = self.diverging.get(scout.number, math.inf)
-        scout.residual = self.residuals.get(scout.number, 1.0)
         self.scouts.append(scout)
         return scout
 
@@ -131,10 +133,11 @@ def test_images_that_are_followed_take_no_more_steps(plan, steps, followed):
 JUDGED = SearchPlan(steps=6, candidates=2, learnt=3, following=6, settled=3)
 
 
-@pytest.mark.parametrize(("residuals", "kept"), [({1: 2.0}, 1), ({2: 2.0}, 0), ({}, 0)])
-def test_the_candidate_whose_image_fits_best_is_kept_and_learnt_from(residuals, kept):
-    prior = Prior(candidates=2)
-    search(JUDGED, prior, Laboratory(residuals=residuals))
+@pytest.mark.parametrize(("misfits", "kept"), [({1: 2.0}, 1), ({2: 2.0}, 0), ({}, 0)])
+def test_the_candidate_whose_image_fits_best_is_kept_and_learnt_from(misfits, kept):
+    prior = Prior(candidates=2, misfits=misfits)
+    search(JUDGED, prior)
+    assert prior.judged == [pytest.approx((1.006, -1)), pytest.approx((2.006, -2))]
     assert prior.kept == [kept]
     assert prior.learnt[0] == pytest.approx((1 + kept + 0.006, -1 - kept))
 
@@ -172,8 +175,8 @@ def test_a_single_candidate_needs_no_judge():
 
 @pytest.mark.parametrize(("diverging", "kept"), [({1: 2}, 1), ({2: 2}, 0)])
 def test_a_candidate_whose_image_diverges_is_not_kept(diverging, kept):
-    prior = Prior(candidates=2)
-    search(JUDGED, prior, Laboratory(diverging, residuals={1 + kept: 9.0}))
+    prior = Prior(candidates=2, misfits={1 + kept: math.inf})
+    search(JUDGED, prior, Laboratory(diverging))
     assert prior.kept == [kept]
 
 

@@ -72,6 +72,22 @@ class DynamicKernelPrior:
         """Return kernels of shape (*K,) that are likely before there is an image, if known."""
         return [kernel.to(self._data) for kernel in self._sampler.candidates()]
 
+    def misfit(self, image: Tensor, kernel: Tensor) -> float:
+        """Return how far an image, complete under a kernel, is from the data.
+
+        That is the sum of the squared differences between residuals of neighbouring samples: what
+        is wrong with a kernel shows at edges, and networks differ in what is smooth, too.
+        """
+        residual = self._data - self._model.forward(image, kernel)
+        total = residual.new_zeros(())
+        for axis in range(1, residual.ndim):
+            squares = residual.diff(dim=axis).square()
+            if self._weights is not None:
+                n = squares.shape[axis]
+                squares *= self._weights.narrow(axis, 0, n) * self._weights.narrow(axis, 1, n)
+            total += squares.sum()
+        return total.item()
+
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
         self._sampler.keep(number)

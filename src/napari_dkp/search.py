@@ -90,6 +90,9 @@ class SoughtKernel(KernelPrior, Protocol):
         To be asked once: the prior settles on what it knows.
         """
 
+    def misfit(self, image: Tensor, kernel: Tensor) -> float:
+        """Return how far an image, complete under a kernel (*K,), is from the data."""
+
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
 
@@ -99,7 +102,6 @@ class SoughtKernel(KernelPrior, Protocol):
 
 class _Formed(NamedTuple):
     image: Tensor | None  # on the domain, shape (C, *domain_shape); None where it has diverged
-    residual: float  # root mean square, normalised intensity; then infinite
     kernels: list[Tensor]  # of each step that has not diverged, shape (*K,)
 
 
@@ -155,20 +157,20 @@ class KernelSearch:
 
     def _learned(self, candidates: list[Tensor]) -> Iteration[State[Tensor], None, Tensor | None]:
         """Form an image under each; go on from the one that fits best, and learn."""
-        images = []
-        for candidate in candidates:
+        best, least, image = 0, math.inf, None
+        for number, candidate in enumerate(candidates):
             forming = Forming(self._plan.steps, alike=True)
-            images.append((yield from self._form(forming, KnownKernel(candidate))))
-        best = min(range(len(images)), key=lambda number: images[number].residual)
-        formed = images[best]
-        if formed.image is None:
+            formed = yield from self._form(forming, KnownKernel(candidate))
+            if formed.image is not None:
+                misfit = self._prior.misfit(formed.image, candidate)
+                if image is None or misfit < least:
+                    best, least, image = number, misfit, formed.image
+        if image is None:
             return None
-        images.clear()  # they take memory
         self._prior.keep(best)
-        kernel = candidates[best]
-        for number in range(self._plan.learnt):
-            if number:
-                formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
+        kernel = self._prior.learned(image, candidates[best])
+        for _ in range(1, self._plan.learnt):
+            formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
             # One that diverges says nothing, and the next one may do better.
             if formed.image is not None:
                 kernel = self._prior.learned(formed.image, kernel)
@@ -222,9 +224,9 @@ class KernelSearch:
             yield self._latest
         self._done += forming.steps
         if state.stop is not Stop.COMPLETED or scout.latest is None:
-            return _Formed(None, math.inf, kernels)
+            return _Formed(None, kernels)
         self._start = state.image
-        return _Formed(scout.latest.image, state.residual, kernels)
+        return _Formed(scout.latest.image, kernels)
 
 
 class _Remembering:
