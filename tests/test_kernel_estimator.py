@@ -310,7 +310,7 @@ def test_images_are_blended_once_the_prior_is_to_remember(recorder, memory, n_ne
 
 
 @pytest.mark.parametrize("missing", [None, (0, 4, 7)])
-def test_an_image_is_as_far_from_the_data_as_neighbouring_residuals_are_apart(missing):
+def test_gradients_misfit_by_how_far_neighbouring_residuals_are_apart(missing):
     """Σ (r_u - r_v)² over pairs of neighbours u, v that both count, r by brute force."""
     data = noisy(isotropic(2.0))
     weights = torch.ones_like(data)
@@ -324,7 +324,7 @@ def test_an_image_is_as_far_from_the_data_as_neighbouring_residuals_are_apart(mi
             if other[axis] < residual.shape[axis] and weights[place] and weights[other]:
                 expected += float(residual[place] - residual[other]) ** 2
     prior = dynamic_prior(isotropic(2.0), weights=weights)
-    assert prior.misfit(sharp_image(), isotropic(3.0)) == pytest.approx(expected, rel=1e-4)
+    assert prior.gradient_misfit(sharp_image(), isotropic(3.0)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_complete_image_tells_the_profile_of_misfits(recorder):

@@ -43,7 +43,7 @@ class Prior:
     def candidates(self) -> list[Tensor]:
         return [kernel(-1 - number) for number in range(self.n_candidates)]
 
-    def misfit(self, image: Tensor, under: Tensor) -> float:
+    def gradient_misfit(self, image: Tensor, under: Tensor) -> float:
         self.judged.append((image.mean().item(), under.mean().item()))
         return self.misfits.get(int(image.mean()), 1.0)
 

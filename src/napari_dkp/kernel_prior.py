@@ -72,11 +72,16 @@ class DynamicKernelPrior:
         """Return kernels of shape (*K,) that are likely before there is an image, if known."""
         return [kernel.to(self._data) for kernel in self._sampler.candidates()]
 
-    def misfit(self, image: Tensor, kernel: Tensor) -> float:
-        """Return how far an image, complete under a kernel, is from the data.
+    def gradient_misfit(self, image: Tensor, kernel: Tensor) -> float:
+        """Return the sum of squared differences between residuals of neighbouring samples.
 
-        That is the sum of the squared differences between residuals of neighbouring samples: what
-        is wrong with a kernel shows at edges, and networks differ in what is smooth, too.
+        That is in normalised intensity squared. What is wrong with a kernel shows at edges; in what
+        is smooth two networks differ as well.
+
+        Parameters
+        ----------
+        image : complete, on the domain, shape (C, *domain_shape).
+        kernel : under which it has formed, shape (*K,).
         """
         residual = self._data - self._model.forward(image, kernel)
         total = residual.new_zeros(())

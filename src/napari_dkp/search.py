@@ -90,8 +90,8 @@ class SoughtKernel(KernelPrior, Protocol):
         To be asked once: the prior settles on what it knows.
         """
 
-    def misfit(self, image: Tensor, kernel: Tensor) -> float:
-        """Return how far an image, complete under a kernel (*K,), is from the data."""
+    def gradient_misfit(self, image: Tensor, kernel: Tensor) -> float:
+        """Return how ill the gradients of a complete image fit, under its kernel (*K,)."""
 
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
@@ -156,25 +156,35 @@ class KernelSearch:
         return kernel
 
     def _learned(self, candidates: list[Tensor]) -> Iteration[State[Tensor], None, Tensor | None]:
-        """Form an image under each; go on from the one that fits best, and learn."""
-        best, least, image = 0, math.inf, None
-        for number, candidate in enumerate(candidates):
-            forming = Forming(self._plan.steps, alike=True)
-            formed = yield from self._form(forming, KnownKernel(candidate))
-            if formed.image is not None:
-                misfit = self._prior.misfit(formed.image, candidate)
-                if image is None or misfit < least:
-                    best, least, image = number, misfit, formed.image
+        """Go on from the candidate whose image fits best, and learn."""
+        best, image = yield from self._judged(candidates)
         if image is None:
             return None
         self._prior.keep(best)
-        kernel = self._prior.learned(image, candidates[best])
-        for _ in range(1, self._plan.learnt):
-            formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
+        kernel = candidates[best]
+        for number in range(self._plan.learnt):
+            if number:
+                formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
+                image = formed.image
             # One that diverges says nothing, and the next one may do better.
-            if formed.image is not None:
-                kernel = self._prior.learned(formed.image, kernel)
+            if image is not None:
+                kernel = self._prior.learned(image, kernel)
         return kernel
+
+    def _judged(
+        self, candidates: list[Tensor]
+    ) -> Iteration[State[Tensor], None, tuple[int, Tensor | None]]:
+        """Form an image under each; return number and image of the best, if any has formed."""
+        best, image, least = 0, None, math.inf
+        for number, candidate in enumerate(candidates):
+            forming = Forming(self._plan.steps, alike=True)
+            formed = yield from self._form(forming, KnownKernel(candidate))
+            if formed.image is None:
+                continue
+            misfit = self._prior.gradient_misfit(formed.image, candidate)
+            if image is None or misfit < least:
+                best, image, least = number, formed.image, misfit
+        return best, image
 
     def _followed(self) -> Iteration[State[Tensor], None, Tensor | None]:
         """Let the kernel follow forming images; return its mean where it counts."""
