@@ -1,11 +1,13 @@
 """The estimate of a run's cost: how it follows shape and settings."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from napari_dkp import estimate as module
+from napari_dkp import plane
 from napari_dkp.config import (
     DiffusionConfig,
     DIPConfig,
@@ -18,7 +20,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.estimate import Counts, estimate
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior
-from napari_dkp.motion_spectrum import MotionSpectrum
+from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
 
@@ -171,11 +173,13 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
         return warm_up(estimator, target)
 
     monkeypatch.setattr(DynamicKernelPrior, "_updated", watched)
+    # Random data is all noise, under which a kernel follows no image.
+    monkeypatch.setattr(plane, "_SEEN", math.inf)
     # Of so small a plane it tells nothing.
-    monkeypatch.setattr(MotionSpectrum, "explained", lambda *_: True)
-    hear = MotionSpectrum.__call__
+    monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: True)
+    hear = KernelSpectrum.__call__
     monkeypatch.setattr(
-        MotionSpectrum,
+        KernelSpectrum,
         "__call__",
         lambda self, kernels: steps.append("spectrum") or hear(self, kernels),
     )

@@ -16,12 +16,13 @@ from napari_dkp.config import (
     DIPConfig,
     KernelFamilyName,
     RichardsonLucyConfig,
+    RKSConfig,
     SearchConfig,
     Settings,
 )
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
-from napari_dkp.motion_spectrum import MotionSpectrum
+from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import N_TRIALS, AiryIntervals
 from napari_dkp.plan import Plan
@@ -104,7 +105,76 @@ def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
     rks = replace(TINY["rks"], sampler=sampler)
     parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
     assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
-    assert priors == [(drawn, rks, TINY["pke"], {"whitened": False, "weights": None})]
+    options = {"whitened": False, "weights": None, "known": None}
+    assert priors == [(drawn, rks, TINY["pke"], options)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({}, True),
+        ({"kernel_family": "gaussian"}, True),
+        ({"kernel_family": "line"}, False),
+        ({"method": "diffusion"}, False),
+        ({"rks": RKSConfig(sampler="paper")}, False),
+    ],
+)
+def test_a_gaussian_is_heard_with_few_kernels(monkeypatch, changes, asked):
+    made = []
+
+    class Heard:
+        def __init__(self, *arguments, known, **options):
+            made.append((arguments[3], known))
+
+        def candidates(self):
+            return [torch.ones(5, 5)]
+
+    monkeypatch.setattr(plane, "DynamicKernelPrior", Heard)
+    rks = RKSConfig(particles=200, moves=3, confidence=7.0)
+    parts, _, _ = parts_of(settings(**{"rks": rks} | changes))
+    heard = parts.hear(make_generator(0))
+    assert (heard is not None) is asked
+    if asked:
+        ((numbers, known),) = made
+        assert numbers == replace(rks, particles=64, moves=1)
+        assert isinstance(known, KernelSpectrum)
+        # Under noise that is seen it goes by the spectrum alone.
+        assert heard.step(None) is heard.step(torch.rand(1, 24, 28))
+
+
+def test_where_a_spectrum_tells_nothing_none_is_heard():
+    parts, _, _ = parts_of(settings())
+    assert parts.hear(make_generator(0)) is None
+
+
+NOISY = Noise(1e-9, 0.03**2)
+QUIET = Noise(1e-9, 0.003**2)
+
+
+@pytest.mark.parametrize(
+    ("noise", "follows", "fraction", "weight"),
+    [
+        (QUIET, False, 1.0, 1e-3),
+        (QUIET, True, 1.0, 1e-3),
+        (NOISY, False, 0.0, 0.5 * 0.03**2),
+        # Two updates, every second step, of six.
+        (NOISY, True, 4 / 6, 0.5 * 0.03**2),
+    ],
+)
+def test_noise_that_is_seen_is_not_fitted_as_structure(noise, follows, fraction, weight):
+    model = Degradation((10, 12), (2, 2), (5, 5))
+    data = torch.rand(1, 10, 12, generator=torch.Generator().manual_seed(0))
+    parts = Parts(model, data, (0.0, 1.0), noise, settings().resolve())
+    restorer = parts.restorer(make_generator(0), follows=follows)
+    assert restorer._config.ssim_fraction == pytest.approx(fraction)
+    assert restorer._config.gradient_weight == pytest.approx(weight, rel=1e-4)
+
+
+def test_noise_is_not_looked_for_where_it_has_no_weight():
+    dip = replace(TINY["dip"], noise_weight=0.0)
+    model = Degradation((10, 12), (2, 2), (5, 5))
+    parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), NOISY, settings(dip=dip).resolve())
+    assert parts.restorer(make_generator(0))._config == dip
 
 
 def test_photons_weigh_image_and_kernel_alike(priors):
@@ -141,7 +211,7 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     pke = replace(TINY["pke"], data_weight=0.7)
     ((*given, options),) = priors
     assert given == [family, rks, pke]
-    assert isinstance(options.pop("known"), MotionSpectrum)
+    assert isinstance(options.pop("known"), KernelSpectrum)
     told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
     assert options == {"whitened": True} | told
 
@@ -151,7 +221,7 @@ def test_images_of_photons_are_followed_whatever_the_spectrum_tells(priors, fami
     parts, _, _ = parts_of(settings(method="richardson-lucy", kernel_family=family))
     parts.search_prior(make_generator(0))
     ((*_, options),) = priors
-    assert "known" not in options
+    assert options["known"] is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])

@@ -10,22 +10,30 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from napari_dkp.config import MOTION_FAMILIES, PKEConfig, RKSConfig, Settings
+from napari_dkp.config import (
+    MOTION_FAMILIES,
+    KernelFamilyName,
+    PKEConfig,
+    RKSConfig,
+    Settings,
+)
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device, resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
+from napari_dkp.families import families
 from napari_dkp.gaussian_trials import WINDOW
 from napari_dkp.kernel_prior import LEARNING_UPDATES, DynamicKernelPrior
-from napari_dkp.kernel_sampling import SETTLING_MOVES
+from napari_dkp.kernel_sampling import settling_moves
+from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.layout import Layout, guess_axes
-from napari_dkp.motion_spectrum import MotionSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
+    heard_sampling,
     kernel_every,
     likely_steps,
     planes_together,
@@ -121,7 +129,8 @@ def estimate(
     )
     if count.spectra:
         near = replace(model, lr_shape=tuple(min(n, _LARGEST_TIMED) for n in model.lr_shape))
-        blind += count.spectra * _spectrum_seconds(near, settings.rks, str(on))
+        sampling = heard_sampling(settings) or settings.rks
+        blind += count.spectra * _spectrum_seconds(near, sampling, str(on))
     # Of a network that makes several images, most is paid once.
     block_seconds = image_seconds * (1 + _ANOTHER_IMAGE * (together - 1))
     parts = n_tiles * (math.ceil(planes / together) if shared else 1)
@@ -184,12 +193,23 @@ class Counts:
             followed += (plan.followed - plan.near) * _updates(plan.following, settled, rks.every)
             updates = LEARNING_UPDATES * plan.learnt if of_motion else followed
             max_sites = search.max_sites if of_motion else rks.max_sites
-            spectra = 1 + SETTLING_MOVES + updates * rks.moves if of_motion else 0
+            moves = updates * rks.moves
+            spectra = _spectra(settings.kernel_family, settings, moves) if of_motion else 0
             return cls(1, updates, max_sites, plan.n_steps, steps, spectra=spectra)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
-        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings))
+        heard = heard_sampling(settings)
+        spectra = _spectra("gaussian", settings, updates * heard.moves) if heard else 0
+        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings), spectra)
+
+
+def _spectra(name: KernelFamilyName, settings: Settings, moves: int) -> int:
+    """Count how often a population is held against a spectrum, with those moves of its updates."""
+    assert settings.rks
+    model = _model((_LARGEST_TIMED, _LARGEST_TIMED), settings)
+    (family,) = families(name, model, settings.rks)
+    return 1 + settling_moves(family) + moves
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:
@@ -281,7 +301,7 @@ def _spectrum_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
     generator = torch.Generator().manual_seed(0)
     home = float64_device(torch.device(device))  # where populations are
     data = torch.rand(1, *model.lr_shape, generator=generator)
-    spectrum = MotionSpectrum(model, data, home)
+    spectrum = KernelSpectrum(model, data, home)
     kernels = torch.rand(rks.particles, *model.kernel_shape, generator=generator).to(home)
     _, seconds = _timed(lambda: spectrum(kernels), str(home))
     return seconds

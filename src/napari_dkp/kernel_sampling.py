@@ -181,7 +181,7 @@ class SMCSampler:
         """Move the population to what is known without an image."""
         self._log_known = known(self._kernels)
         moves = 0
-        while self._exponent < 1 or moves < SETTLING_MOVES:
+        while self._exponent < 1 or moves < settling_moves(self._family):
             if self._exponent < 1:
                 exponents = self._exponent + (1 - self._exponent) * self._halvings()
                 self._anneal(exponents, torch.zeros_like(exponents))
@@ -248,8 +248,12 @@ class SMCSampler:
         self._log_target = torch.where(accepted, log_target, self._log_target)
 
 
-# Metropolis moves in which a population settles on what is known without an image.
-SETTLING_MOVES = 120
+def settling_moves(family: KernelFamily) -> int:
+    """Return the Metropolis moves in which a population settles on what is known."""
+    return min(_MOVES_PER_PARAMETER * family.n_parameters, _MOST_MOVES)
+
+
+_MOVES_PER_PARAMETER, _MOST_MOVES = 10, 120
 _MOVES_PER_STAGE = 5
 # Targets between one and the next.
 _STAGES = 24

@@ -14,7 +14,7 @@ from torch import Generator as RandomGenerator
 from torch import Tensor
 
 from napari_dkp import engine, memory
-from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, Settings
+from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, RKSConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device, resolve_precision
 from napari_dkp.diffusion.loading import load
@@ -23,7 +23,7 @@ from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
-from napari_dkp.motion_spectrum import MotionSpectrum
+from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
@@ -36,6 +36,7 @@ from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
+    heard_sampling,
     kernel_every,
     optics_steps,
     own_steps,
@@ -73,7 +74,9 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
     generator = make_generator(settings.seed)
     search = None if plan else search_plan(settings)
     tried = plan is None and trial_steps(settings) > 0
-    restorer = parts.restorer(generator, seeks=plan is None and search is None)
+    seeks = plan is None and search is None
+    heard = parts.hear(generator) if seeks else None
+    restorer = parts.restorer(generator, seeks=seeks, follows=seeks and heard is None)
     n_steps = planned_steps(settings, plan)
     left = parts.n_steps
     if plan is None:
@@ -104,7 +107,7 @@ def _fit(parts: "Parts") -> engine.StateGenerator[Tensor]:
         prior = KnownKernel(settled)
         left -= n_seeking
     else:
-        prior = parts.prior(generator)
+        prior = heard or parts.prior(generator)
     for state in engine.alternate(restorer, prior, start, left, kernel_every(settings)):
         if state.stop is Stop.COMPLETED:
             parts.conclude(restorer, state.kernel)
@@ -221,6 +224,8 @@ class Parts:
         self._weights = noise.weights(data) if counted else None
         self._search = settings.search
         self._dip = settings.dip
+        self._noise_variance = float(noise.variances(data).mean())
+        self._shows_noise = self._dip.noise_weight > 0 and self._noise_variance >= _SEEN**2
         self._diffusion = settings.diffusion
         self._precision = resolve_precision(settings.precision, data.device)
         self._n_updates = standing_after(settings)
@@ -242,13 +247,16 @@ class Parts:
         self.plan = Plan(found, route, steps or None, self._width_spread)
         self.evidence = restorer.evidence()
 
-    def restorer(self, generator: RandomGenerator, *, seeks: bool = True) -> Restorer:
+    def restorer(
+        self, generator: RandomGenerator, *, seeks: bool = True, follows: bool = False
+    ) -> Restorer:
         """Return the restorer of the image that is handed out.
 
         Parameters
         ----------
         generator : of its draws.
         seeks : whether the kernel is sought on that image.
+        follows : whether it is by that image alone.
         """
         if self._counts_photons:
             halves = self._halves(generator)
@@ -267,14 +275,46 @@ class Parts:
                 generator,
                 self._noise.variances(self._data),
             )
-        return self._make_dip(self._dip, self.n_steps, generator)
+        following = (self._n_updates or self.n_steps) * self.rks.every if follows else 0
+        dip = self._heeding_noise(min(1.0, following / self.n_steps))
+        return self._make_dip(dip, self.n_steps, generator)
+
+    def _heeding_noise(self, following: float) -> DIPConfig:
+        """Return how to fit an image which the kernel follows for that share of its steps.
+
+        What passes for noise may be fine structure, and kernels that follow a fit of squared error
+        narrow sooner than others.
+        """
+        dip = self._dip
+        if not self._shows_noise:
+            return dip
+        fraction = min(dip.ssim_fraction, following)
+        weight = dip.noise_weight * self._noise_variance
+        return replace(dip, ssim_fraction=fraction, gradient_weight=weight)
 
     def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
         """Return a fresh kernel prior for that image."""
-        prior = self._make_prior(generator)
-        if self._n_updates is None:
-            return prior
-        return StandingKernel(prior, self._n_updates)
+        return self._standing(self._make_prior(generator))
+
+    def hear(self, generator: RandomGenerator) -> engine.KernelPrior | None:
+        """Return a kernel prior that has settled on the power spectrum.
+
+        None where none is asked for, or the spectrum tells nothing.
+        """
+        rks = heard_sampling(self.settings)
+        if rks is None:
+            return None
+        prior = self._make_prior(generator, rks, self._spectrum())
+        candidates = prior.candidates()
+        if not candidates:
+            return None
+        if self._shows_noise:
+            # An image that undoes some of its noise tells of a kernel too narrow.
+            return KnownKernel(candidates[0])
+        return self._standing(prior)
+
+    def _standing(self, prior: DynamicKernelPrior) -> engine.KernelPrior:
+        return prior if self._n_updates is None else StandingKernel(prior, self._n_updates)
 
     def trials(
         self, kernel: Tensor, generator: RandomGenerator
@@ -326,7 +366,7 @@ class Parts:
             stiffness=search.stiffness,
             profile_weight=search.profile_weight,
             memory=search.memory,
-            known=MotionSpectrum(self._model, self._data, float64_device(self._data.device)),
+            known=self._spectrum(),
         )
 
     def volume_kernel(self, generator: RandomGenerator) -> Iteration[TrialStep, None, Tensor]:
@@ -354,8 +394,13 @@ class Parts:
         values = finest_channels(self._dip) * math.prod(self._model.domain_shape)
         return memory.kept(_BYTES_PER_VALUE * values if on_cpu else 0)
 
-    def _make_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
-        rks, pke, family = self.rks, self._pke, self._family
+    def _make_prior(
+        self,
+        generator: RandomGenerator,
+        rks: RKSConfig | None = None,
+        known: KernelSpectrum | None = None,
+    ) -> DynamicKernelPrior:
+        rks, pke, family = rks or self.rks, self._pke, self._family
         if rks.sampler == "smc" and family == "auto":
             family = "gaussian"
         if self._counts_photons and family in OPTICS_FAMILIES:
@@ -374,7 +419,11 @@ class Parts:
             generator,
             whitened=whitened,
             weights=self._weights,
+            known=known,
         )
+
+    def _spectrum(self) -> KernelSpectrum:
+        return KernelSpectrum(self._model, self._data, float64_device(self._data.device))
 
     def optics_trials(self) -> Iteration[TrialStep, None, None]:
         """Try what optics the data may be of, where that is open; kernels are then of those.
@@ -425,6 +474,9 @@ class Parts:
         )
 
 
+# Standard deviation of noise, as a share of the data's range, below which SSIM restores as well or
+# better: a grey level of 256.
+_SEEN = 1 / 255
 # Of the logarithm of a cut-off that follows from a numerical aperture and a wavelength: real
 # objectives pass less than they say.
 _STATED_SPREAD = 0.1

@@ -1,6 +1,8 @@
 """How many steps resolved settings ask for, and what is done at once."""
 
-from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, Settings
+from dataclasses import replace
+
+from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, RKSConfig, Settings
 from napari_dkp.gaussian_trials import most_steps
 from napari_dkp.optics_trials import N_TRIALS
 from napari_dkp.plan import Plan
@@ -33,6 +35,20 @@ def search_plan(settings: Settings) -> SearchPlan | None:
     # The power spectrum leaves a path and the same one turned by 180 degrees; judging takes longer.
     judging = min(2 * following, longest)
     return SearchPlan(judging, 2, n_images, following, following // 2)
+
+
+def heard_sampling(settings: Settings) -> RKSConfig | None:
+    """Return the numbers by which a Gaussian's population hears the power spectrum.
+
+    None where it does not: restorers that know of noise or of images judge its width by these. To
+    hear is dear, and three parameters are told by few kernels.
+    """
+    assert settings.rks
+    of_gaussian = settings.kernel_family in ("auto", "gaussian") and not settings.volume
+    if not of_gaussian or settings.method != "dip" or settings.rks.sampler == "paper":
+        return None
+    rks = settings.rks
+    return replace(rks, particles=min(rks.particles, 64), moves=min(rks.moves, 1))
 
 
 def kernel_every(settings: Settings) -> int:

@@ -101,9 +101,9 @@ def test_the_search_is_told_from_the_restoration(restorer, qtbot, fake_run, idle
     searching = [text for text in numbered if text.startswith("Finding the kernel: step ")]
     assert 0 < len(searching) < len(numbered)
     assert numbered[len(searching)].startswith("Step ")
-    # The curve is that of the image that is handed out.
-    assert len(widget.panel.plot.curves[0].y) == 20
-    assert widget.panel.plot.curves[0].y[0] == 1 / 21
+    # The curve is that of the image that is handed out; a busy machine shows fewer points of it.
+    curve = widget.panel.plot.curves[0].y
+    assert 1 / 40 == curve[-1] < curve[0] <= 1 / 21
     assert viewer.layers[HR].metadata[METADATA_KEY]["steps"] == 40
 
 

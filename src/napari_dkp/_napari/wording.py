@@ -270,6 +270,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         "gradient_growth": Entry(
             "Smooth later", "How late in the run smoothness counts; 0: from the start.", 0, 100
         ),
+        "noise_weight": Entry(
+            "Smooth noise",
+            "Smoothness where noise is seen, in units of its variance; 0 does not look for noise.",
+            0,
+            1e6,
+        ),
     },
     DiffusionConfig: {
         "model": Entry(

@@ -163,6 +163,9 @@ class DIPConfig:
     gradient_weight : weight of the hyper-Laplacian prior on image gradients at the end of the run.
     gradient_growth : power of the share of steps done with which that weight comes in; 0, as
         published, has it in full from the start.
+    noise_weight : where noise is seen, fidelity is squared error, and that weight is so many times
+        the variance of the noise in normalised intensity: SSIM would fit noise, and with it what
+        undoing the blur makes of it. 0 fits all images alike.
     """
 
     network: NetworkName = "light"
@@ -173,6 +176,7 @@ class DIPConfig:
     ssim_fraction: float = 1.0
     gradient_weight: float = 1e-3
     gradient_growth: float = 2.0
+    noise_weight: float = 0.5
 
     def __post_init__(self) -> None:
         _checks.choice("network", self.network, NETWORKS)
@@ -183,6 +187,7 @@ class DIPConfig:
         number(self, "ssim_fraction", 0.0, 1.0)
         number(self, "gradient_weight", 0.0)
         number(self, "gradient_growth", 0.0, 100.0)
+        number(self, "noise_weight", 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ PRESET_NUMBERS = {
             ssim_fraction=0.405,
             gradient_weight=2e-4,
             gradient_growth=0.0,
+            noise_weight=0.0,
         ),
         diffusion=DiffusionConfig(sampler="ddpm", data_step="gradient", first=100.0),
     ),

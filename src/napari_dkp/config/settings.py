@@ -225,7 +225,7 @@ class Settings:
     def _usual_dip(self, dip: DIPConfig) -> DIPConfig:
         if self.volume:
             # Light far brighter than the data is what a volume's restoration is after.
-            return replace(dip, ssim_fraction=0.0, gradient_weight=0.0)
+            return replace(dip, ssim_fraction=0.0, gradient_weight=0.0, noise_weight=0.0)
         if self.kernel_family not in OPTICS_FAMILIES or self.preset == "paper":
             return dip
         # SSIM compares darkness as it does light: it would fit the noise of dark regions.

@@ -1,8 +1,9 @@
-"""What the power spectrum of a plane says of a motion: the course of a path, but for half a turn.
+"""What the power spectrum of a plane says of its kernel: nearly all but for half a turn.
 
 Power in photographs falls with frequency as a power law does, smoothly and much alike in every
-direction (Field 1987). A motion multiplies it by its own, which has stripes (Goldstein and Fattal
-2012). No image is restored for that, and so none confirms the kernel that has formed it.
+direction (Field 1987). A kernel multiplies it by its own: a Gaussian lets it fall faster, a motion
+gives it stripes (Goldstein and Fattal 2012). No image is restored for that, and so none confirms
+the kernel that has formed it.
 """
 
 import math
@@ -17,7 +18,7 @@ from napari_dkp.periodogram import CORRELATION, periodogram
 from napari_dkp.windows import contrast, windows
 
 
-class MotionSpectrum:
+class KernelSpectrum:
     """The likelihood of kernels under the power spectra of blocks of a plane (Whittle 1953).
 
     The power of a block is that of the object times that of the kernel, folded by the sampling, and

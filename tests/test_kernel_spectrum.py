@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from napari_dkp import motion_spectrum
+from napari_dkp import kernel_spectrum
 from napari_dkp.degradation import Degradation
-from napari_dkp.kernels import line, trajectory
-from napari_dkp.motion_spectrum import MotionSpectrum
+from napari_dkp.kernel_spectrum import KernelSpectrum
+from napari_dkp.kernels import gaussian, line, trajectory
 
 CPU = torch.device("cpu")
 
@@ -35,6 +35,15 @@ def lines(model: Degradation, *members: tuple[float, float, float]) -> Tensor:
     return line(length, torch.deg2rad(angle), width, model.kernel_shape, model.kernel_centre)
 
 
+def gaussians(model: Degradation, *members: tuple[float, float, float]) -> Tensor:
+    """Return Gaussians of so large sigmas, and degrees of the first from the rows' direction."""
+    first, second, angle = torch.tensor(members).T
+    cosine, sine = torch.cos(torch.deg2rad(angle)), torch.sin(torch.deg2rad(angle))
+    axes = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], 1)
+    covariance = (axes * torch.stack([first, second], 1).square()[:, None]) @ axes.mT
+    return gaussian(covariance, model.kernel_shape, model.kernel_centre)
+
+
 def seen(model: Degradation, image: Tensor, kernel: Tensor, noise: float = 0.0) -> Tensor:
     data = model.forward(image[None], kernel)
     draw = torch.randn(data.shape, generator=torch.Generator().manual_seed(9))
@@ -42,7 +51,7 @@ def seen(model: Degradation, image: Tensor, kernel: Tensor, noise: float = 0.0) 
 
 
 def likelihoods(model: Degradation, data: Tensor, kernels: Tensor) -> Tensor:
-    return MotionSpectrum(model, data, CPU)(kernels)
+    return KernelSpectrum(model, data, CPU)(kernels)
 
 
 @pytest.mark.parametrize("phase", ["area", "fkp"])
@@ -52,9 +61,9 @@ def test_power_is_folded_as_sampling_does(phase, scale):
     kernel = torch.rand(1, 5, 4, generator=torch.Generator().manual_seed(1))
     kept = torch.zeros(8, 6, dtype=torch.bool)
     kept[1:, 1:3] = True
-    lags = motion_spectrum._lags((5, 4))
-    of_lags = motion_spectrum._autocorrelation(kernel.double(), lags)
-    folded = of_lags @ motion_spectrum._folding(block, kept, lags)
+    lags = kernel_spectrum._lags((5, 4))
+    of_lags = kernel_spectrum._autocorrelation(kernel.double(), lags)
+    folded = of_lags @ kernel_spectrum._folding(block, kept, lags)
     # The power that samples have on average of objects with random phases, one frequency by one.
     rows, columns = 8 * scale[0], 6 * scale[1]
     expected = torch.zeros(8, 6, dtype=torch.float64)
@@ -152,10 +161,28 @@ def test_very_small_planes_tell_nothing(shape):
     assert (found == found[0]).all()
 
 
+@pytest.mark.parametrize("noise", [0.0, 1 / 255])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_it_tells_the_axes_of_a_gaussian(scale, noise):
+    """Of those that differ by a quarter in an axis, or by thirty degrees, the true one is best."""
+    model = model_of(scale=scale, phase="area")
+    truth = (0.35 * scale, 0.7 * scale, 35.0)
+    others = [
+        (first * truth[0], second * truth[1], truth[2] + turn)
+        for first in (0.75, 1.0, 1.25)
+        for second in (0.75, 1.0, 1.25)
+        for turn in (-30.0, 0.0, 30.0)
+    ]
+    kernels = gaussians(model, *others)
+    data = seen(model, power_law(model.domain_shape), gaussians(model, truth)[0], noise)
+    found = others[int(likelihoods(model, data, kernels).argmax())]
+    assert found == pytest.approx(truth)
+
+
 def test_a_plane_without_contrast_tells_nothing():
     model = model_of()
     kernels = lines(model, (3, 0, 1), (9, 0, 1))
-    judge = MotionSpectrum(model, torch.full((1, 64, 64), 0.5), CPU)
+    judge = KernelSpectrum(model, torch.full((1, 64, 64), 0.5), CPU)
     assert judge(kernels).tolist() == [0, 0]
     assert not judge.explained(kernels[0])
 
@@ -163,7 +190,7 @@ def test_a_plane_without_contrast_tells_nothing():
 def test_each_kernel_is_judged_by_itself():
     model = model_of()
     kernels = lines(model, *((4 + n % 9, 7.0 * n, 0.6) for n in range(70)))
-    judge = MotionSpectrum(model, seen(model, power_law(model.domain_shape), kernels[0]), CPU)
+    judge = KernelSpectrum(model, seen(model, power_law(model.domain_shape), kernels[0]), CPU)
     together, alone = judge(kernels), torch.cat([judge(kernels[n : n + 1]) for n in range(70)])
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-2)
     assert math.isfinite(together.sum().item())
@@ -176,7 +203,7 @@ def test_stripes_are_not_explained_and_scatter_is():
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in image.shape), indexing="ij")
     stripes = 0.5 + 0.5 * torch.sin((0.5 * rows + columns) * 2 * math.pi / 24)
     for picture, expected in ((image, True), (0.2 * image + 0.8 * stripes, False)):
-        judge = MotionSpectrum(model, seen(model, picture, kernel[0]), CPU)
+        judge = KernelSpectrum(model, seen(model, picture, kernel[0]), CPU)
         assert judge.explained(kernel[0]) is expected
 
 
@@ -192,7 +219,7 @@ def test_many_planes_do_not_average_stripes_away():
         stripes = 0.5 + 0.5 * torch.sin(2 * math.pi * along / period)
         image = 0.2 * power_law(model.domain_shape, number) + 0.8 * stripes
         planes.append(seen(model, image, kernel[0]))
-    assert not MotionSpectrum(model, torch.cat(planes), CPU).explained(kernel[0])
+    assert not KernelSpectrum(model, torch.cat(planes), CPU).explained(kernel[0])
 
 
 @pytest.mark.parametrize("noise", [0.0, 4 / 255])
@@ -201,11 +228,11 @@ def test_what_suits_an_object_is_fitted_as_well_as_it_can_be(noise, monkeypatch)
     model = model_of()
     truth = (10.0, 40.0, 0.6)
     kernels = lines(model, *((truth[0] + d, truth[1] + 5 * d, truth[2]) for d in (-1.0, 0.0, 1.0)))
-    judge = MotionSpectrum(
+    judge = KernelSpectrum(
         model, seen(model, power_law(model.domain_shape), kernels[1], noise), CPU
     )
     found = judge(kernels)
-    monkeypatch.setattr(motion_spectrum, "_NEWTON_STEPS", 40)
+    monkeypatch.setattr(kernel_spectrum, "_NEWTON_STEPS", 40)
     torch.testing.assert_close(found, judge(kernels), rtol=0, atol=0.3)
 
 
@@ -214,6 +241,6 @@ def test_fine_samples_and_long_kernels_cost_no_more():
     model = model_of(scale=1, side=256, taps=31)
     kernels = lines(model, *((18.0, angle, 0.8) for angle in range(0, 180, 6)))
     data = seen(model, power_law(model.domain_shape), kernels[7], noise=1 / 255)
-    judge = MotionSpectrum(model, data, CPU)
+    judge = KernelSpectrum(model, data, CPU)
     assert judge._power.shape[1] <= 512
     assert int(judge(kernels).argmax()) == 7
