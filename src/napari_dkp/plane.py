@@ -475,8 +475,8 @@ class Parts:
 
 
 # Standard deviation of noise, as a share of the data's range, below which SSIM restores as well or
-# better: a grey level of 256.
-_SEEN = 1 / 255
+# better: a grey level of 256, and a little.
+_SEEN = 1.2 / 255
 # Of the logarithm of a cut-off that follows from a numerical aperture and a wavelength: real
 # objectives pass less than they say.
 _STATED_SPREAD = 0.1
