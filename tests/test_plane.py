@@ -142,6 +142,30 @@ def test_a_gaussian_is_heard_with_few_kernels(monkeypatch, changes, asked):
         assert heard.step(None) is heard.step(torch.rand(1, 24, 28))
 
 
+@pytest.mark.parametrize(("level", "stands"), [(0.0, False), (2.0, False), (4.0, True)])
+def test_under_strong_noise_a_gaussian_stands_where_the_spectrum_puts_it(
+    monkeypatch, level, stands
+):
+    class Heard:
+        def __init__(self, *arguments, **options):
+            self.updates = 0
+
+        def candidates(self):
+            return [torch.ones(5, 5)]
+
+        def step(self, image):
+            self.updates += 1
+            return torch.full((5, 5), float(self.updates))
+
+    monkeypatch.setattr(plane, "DynamicKernelPrior", Heard)
+    model = Degradation((10, 12), (2, 2), (5, 5))
+    noise = Noise(1e-9, (max(level, 0.1) / 255) ** 2)
+    parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), noise, settings().resolve())
+    heard = parts.hear(make_generator(0))
+    first, second = (heard.step(image) for image in (None, torch.rand(1, 24, 28)))
+    assert torch.equal(first, second) is stands
+
+
 def test_where_a_spectrum_tells_nothing_none_is_heard():
     parts, _, _ = parts_of(settings())
     assert parts.hear(make_generator(0)) is None

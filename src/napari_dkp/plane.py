@@ -308,7 +308,7 @@ class Parts:
         candidates = prior.candidates()
         if not candidates:
             return None
-        if self._shows_noise:
+        if self._shows_noise and self._noise_variance >= _STRONG**2:
             # An image that undoes some of its noise tells of a kernel too narrow.
             return KnownKernel(candidates[0])
         return self._standing(prior)
@@ -477,6 +477,8 @@ class Parts:
 # Standard deviation of noise, as a share of the data's range, below which SSIM restores as well or
 # better: a grey level of 256, and a little.
 _SEEN = 1.2 / 255
+# From which on images tell less of a kernel than the power spectrum alone.
+_STRONG = 3 / 255
 # Of the logarithm of a cut-off that follows from a numerical aperture and a wavelength: real
 # objectives pass less than they say.
 _STATED_SPREAD = 0.1
