@@ -174,7 +174,7 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
 
     monkeypatch.setattr(DynamicKernelPrior, "_updated", watched)
     # Random data is all noise, under which a kernel follows no image.
-    monkeypatch.setattr(plane, "_SEEN", math.inf)
+    monkeypatch.setattr(plane, "_STRONG", math.inf)
     # Of so small a plane it tells nothing.
     monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: True)
     hear = KernelSpectrum.__call__

@@ -224,8 +224,9 @@ class Parts:
         self._weights = noise.weights(data) if counted else None
         self._search = settings.search
         self._dip = settings.dip
-        self._noise_variance = float(noise.variances(data).mean())
-        self._shows_noise = self._dip.noise_weight > 0 and self._noise_variance >= _SEEN**2
+        # In normalised intensity squared; none where it is not looked for.
+        looks = self._method == "dip" and self._dip.noise_weight > 0
+        self._noise_variance = float(noise.variances(data).mean()) if looks else 0.0
         self._diffusion = settings.diffusion
         self._precision = resolve_precision(settings.precision, data.device)
         self._n_updates = standing_after(settings)
@@ -286,7 +287,7 @@ class Parts:
         narrow sooner than others.
         """
         dip = self._dip
-        if not self._shows_noise:
+        if self._noise_variance < _SEEN**2:
             return dip
         fraction = min(dip.ssim_fraction, following)
         weight = dip.noise_weight * self._noise_variance
@@ -308,7 +309,7 @@ class Parts:
         candidates = prior.candidates()
         if not candidates:
             return None
-        if self._shows_noise and self._noise_variance >= _STRONG**2:
+        if self._noise_variance >= _STRONG**2:
             # An image that undoes some of its noise tells of a kernel too narrow.
             return KnownKernel(candidates[0])
         return self._standing(prior)
