@@ -21,6 +21,7 @@ from napari_dkp.estimate import Counts, estimate
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior
 from napari_dkp.kernel_spectrum import KernelSpectrum
+from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
 
@@ -183,6 +184,12 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
         "__call__",
         lambda self, kernels: steps.append("spectrum") or hear(self, kernels),
     )
+    look = KernelSteps.__call__
+    monkeypatch.setattr(
+        KernelSteps,
+        "__call__",
+        lambda self, kernels: steps.append("patches") or look(self, kernels),
+    )
     monkeypatch.setattr(KernelEstimator, "warm_up_step", warmed)
     monkeypatch.setattr(
         DIPRestorer, "step", lambda self, kernel: steps.append("image") or improve(self, kernel)
@@ -196,6 +203,7 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     assert count.search_steps + count.steps == steps.count("image") == run.n_steps
     assert count.updates == steps.count("update")
     assert count.spectra == steps.count("spectrum")
+    assert count.patches == steps.count("patches")
     assert 3 * count.warm_ups == steps.count("warm-up")
     assert asked <= {count.max_sites}
 

@@ -213,7 +213,7 @@ def population(energy, periodic: bool = False) -> torch.Tensor:
     for step in range(16):
         smc.step(Toy(energy))
         if step >= 6:
-            kept.append(smc._kernels[:, 0].double())
+            kept.append(smc._population.kernels[:, 0].double())
     return torch.cat(kept)
 
 
@@ -292,18 +292,17 @@ class ToyMisfit(Toy):
         return super().misfit(kernels[:, 0])
 
 
-def informed(known: Informed, turned=None) -> SMCSampler:
+def informed(known: Informed, turned=None, known_near=None) -> SMCSampler:
     toy = KernelFamily("toy", (False,), lambda points: points[:, :, None], turned)
-    return SMCSampler(
-        toy, RKSConfig(particles=4096, confidence=CONFIDENCE), generator(8), CPU, known
-    )
+    rks = RKSConfig(particles=4096, confidence=CONFIDENCE)
+    return SMCSampler(toy, rks, generator(8), CPU, known, known_near)
 
 
 def test_a_population_settles_on_what_is_known():
     smc = informed(Informed(lambda p: (p - 0.4) ** 2))
     (candidate,) = smc.candidates()
     assert candidate.item() == pytest.approx(0.4, abs=0.1 * SIGMA)
-    points = smc._kernels.flatten()
+    points = smc._population.kernels.flatten()
     assert points.mean().item() == pytest.approx(0.4, abs=0.1 * SIGMA)
     assert points.std().item() == pytest.approx(SIGMA, rel=0.1)
 
@@ -313,7 +312,7 @@ def test_what_is_known_multiplies_what_images_say():
     smc.candidates()
     for _ in range(12):
         smc.step(ToyMisfit(lambda p: (p - 0.6) ** 2))
-    points = smc._kernels.flatten()
+    points = smc._population.kernels.flatten()
     assert points.mean().item() == pytest.approx(0.5, abs=0.1 * SIGMA)
     assert points.std().item() == pytest.approx(SIGMA / math.sqrt(2), rel=0.1)
 
@@ -330,6 +329,44 @@ def test_what_turning_leaves_open_is_to_be_decided():
     assert smc.draw(1000).mean().item() == pytest.approx(other, abs=0.02)
 
 
+def test_what_is_known_near_a_population_multiplies_what_is_known_at_all():
+    asked = []
+
+    def known_near(populations):
+        asked.extend(populations)
+        return Informed(lambda p: (p - 0.6) ** 2)
+
+    smc = informed(Informed(lambda p: (p - 0.4) ** 2), known_near=known_near)
+    (candidate,) = smc.candidates()
+    (settled,) = asked
+    assert settled.mean().item() == pytest.approx(0.4, abs=0.1 * SIGMA)
+    assert candidate.item() == pytest.approx(0.5, abs=0.1 * SIGMA)
+    points = smc._population.kernels.flatten()
+    assert points.std().item() == pytest.approx(SIGMA / math.sqrt(2), rel=0.1)
+    # And it stays known when images speak.
+    for _ in range(12):
+        smc.step(ToyMisfit(lambda p: (p - 0.8) ** 2))
+    points = smc._population.kernels.flatten()
+    assert points.mean().item() == pytest.approx(0.6, abs=0.1 * SIGMA)
+    assert points.std().item() == pytest.approx(SIGMA / math.sqrt(3), rel=0.1)
+
+
+def test_each_candidate_moves_to_what_is_known_near_it():
+    both = Informed(lambda p: 10 * torch.minimum((p - 0.2) ** 2, (p - 0.8) ** 2))
+    asked = []
+
+    def known_near(populations):
+        asked.extend(populations)
+        return Informed(lambda p: 10 * torch.minimum((p - 0.3) ** 2, (p - 0.7) ** 2))
+
+    smc = informed(both, lambda points: 1 - points, known_near)
+    one, other = (candidate.item() for candidate in smc.candidates())
+    assert sorted(each.mean().item() for each in asked) == pytest.approx([0.2, 0.8], abs=0.02)
+    assert sorted([one, other]) == pytest.approx([0.25, 0.75], abs=0.02)
+    smc.keep(1)
+    assert smc.draw(1000).mean().item() == pytest.approx(other, abs=0.02)
+
+
 @pytest.mark.parametrize("unit", [0.5, 2.0])
 def test_a_unit_of_the_misfit_stands_for_the_least(unit):
     """The misfit of a profile may be anything: confidence counts in the unit, not the minimum."""
@@ -338,14 +375,14 @@ def test_a_unit_of_the_misfit_stands_for_the_least(unit):
     for _ in range(12):
         smc.step(ToyMisfit(lambda p: (p - 0.5) ** 2, unit=unit))
     expected = math.sqrt(unit / (2 * CONFIDENCE))
-    assert smc._kernels.std().item() == pytest.approx(expected, rel=0.1)
+    assert smc._population.kernels.std().item() == pytest.approx(expected, rel=0.1)
 
 
 def test_what_explains_nothing_is_forgotten():
     smc = informed(Informed(lambda p: (p - 0.4) ** 2, explains=False), lambda points: 1 - points)
     assert smc.candidates() == []
-    for points in (smc._kernels.flatten(), smc.draw(4096).flatten()):
+    for points in (smc._population.kernels.flatten(), smc.draw(4096).flatten()):
         assert points.mean().item() == pytest.approx(0.5, abs=0.02)
         assert points.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.05)
     smc.step(ToyMisfit(lambda p: (p - 0.7) ** 2))
-    assert smc._kernels.mean().item() == pytest.approx(0.7, abs=0.05)
+    assert smc._population.kernels.mean().item() == pytest.approx(0.7, abs=0.05)

@@ -23,6 +23,7 @@ from napari_dkp.config import (
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.kernel_spectrum import KernelSpectrum
+from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import N_TRIALS, AiryIntervals
 from napari_dkp.plan import Plan
@@ -236,6 +237,12 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), KernelSpectrum)
+    known_near = options.pop("known_near")
+    if family == "line":
+        assert known_near is None
+    else:
+        kernels = torch.rand(3, 5, 5)
+        assert isinstance(known_near([kernels, kernels.flip(1, 2)]), KernelSteps)
     told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
     assert options == {"whitened": True} | told
 

@@ -243,7 +243,7 @@ class Degradation:
         return tuple(range(-self.ndim, 0))
 
     @cached_property
-    def _between(self) -> tuple[bool, ...]:
+    def between(self) -> tuple[bool, ...]:
         """Whether, per axis, samples fall half-way between HR pixels."""
         return tuple(
             self.phase == "area" and (s - k) % 2 == 1
@@ -253,7 +253,7 @@ class Degradation:
     @cached_property
     def _reach(self) -> tuple[int, ...]:
         """Number of HR pixels that one sample depends on, per axis."""
-        return tuple(k + e for k, e in zip(self.kernel_shape, self._between, strict=True))
+        return tuple(k + e for k, e in zip(self.kernel_shape, self.between, strict=True))
 
     @cached_property
     def _first(self) -> tuple[int, ...]:
@@ -284,7 +284,7 @@ class Degradation:
 
     def _between_pixels(self, kernel: Tensor) -> Tensor:
         """Average neighbours along the axes on which samples fall between HR pixels."""
-        for axis, between in zip(self._axes, self._between, strict=True):
+        for axis, between in zip(self._axes, self.between, strict=True):
             if between:
                 zero = kernel.new_zeros(_with_length(kernel.shape, axis, 1))
                 kernel = 0.5 * (torch.cat([kernel, zero], axis) + torch.cat([zero, kernel], axis))
@@ -292,7 +292,7 @@ class Degradation:
 
     def _interpolate(self, image: Tensor) -> Tensor:
         """Average neighbours along the axes on which samples fall between HR pixels."""
-        for axis, between in zip(self._axes, self._between, strict=True):
+        for axis, between in zip(self._axes, self.between, strict=True):
             if between and self.boundary == "circular":
                 image = 0.5 * (image + image.roll(-1, axis))
             elif between:

@@ -12,7 +12,6 @@ import torch
 
 from napari_dkp.config import (
     MOTION_FAMILIES,
-    KernelFamilyName,
     PKEConfig,
     RKSConfig,
     Settings,
@@ -25,8 +24,9 @@ from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import WINDOW
 from napari_dkp.kernel_prior import LEARNING_UPDATES, DynamicKernelPrior
-from napari_dkp.kernel_sampling import settling_moves
+from napari_dkp.kernel_sampling import moves_nearer, settling_moves
 from napari_dkp.kernel_spectrum import KernelSpectrum
+from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.layout import Layout, guess_axes
 from napari_dkp.noise import Noise
 from napari_dkp.plane import Parts
@@ -131,6 +131,8 @@ def estimate(
         near = replace(model, lr_shape=tuple(min(n, _LARGEST_TIMED) for n in model.lr_shape))
         sampling = heard_sampling(settings) or settings.rks
         blind += count.spectra * _spectrum_seconds(near, sampling, str(on))
+        if count.patches:
+            blind += count.patches * _patches_seconds(near, sampling, str(on))
     # Of a network that makes several images, most is paid once.
     block_seconds = image_seconds * (1 + _ANOTHER_IMAGE * (together - 1))
     parts = n_tiles * (math.ceil(planes / together) if shared else 1)
@@ -164,7 +166,8 @@ class Counts:
     max_sites : LR samples that an update looks at.
     search_steps, steps : image steps of the kernel search and of the restoration proper.
     trial_steps : image steps of trials: at most, or of volumes the usual number.
-    spectra : times that a population of kernels is held against the plane's power spectrum.
+    spectra, patches : times that a population of kernels is held against the plane's power
+        spectrum, and against its patches.
     """
 
     warm_ups: int
@@ -174,6 +177,7 @@ class Counts:
     steps: int
     trial_steps: int = 0
     spectra: int = 0
+    patches: int = 0
 
     @classmethod
     def of(cls, settings: Settings, *, known_kernel: bool = False) -> "Counts":
@@ -193,23 +197,32 @@ class Counts:
             followed += (plan.followed - plan.near) * _updates(plan.following, settled, rks.every)
             updates = LEARNING_UPDATES * plan.learnt if of_motion else followed
             max_sites = search.max_sites if of_motion else rks.max_sites
-            moves = updates * rks.moves
-            spectra = _spectra(settings.kernel_family, settings, moves) if of_motion else 0
-            return cls(1, updates, max_sites, plan.n_steps, steps, spectra=spectra)
+            spectra, patches = _heard(settings, updates * rks.moves) if of_motion else (0, 0)
+            return cls(1, updates, max_sites, plan.n_steps, steps, 0, spectra, patches)
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
         heard = heard_sampling(settings)
-        spectra = _spectra("gaussian", settings, updates * heard.moves) if heard else 0
-        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings), spectra)
+        spectra, patches = _heard(settings, updates * heard.moves) if heard else (0, 0)
+        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings), spectra, patches)
 
 
-def _spectra(name: KernelFamilyName, settings: Settings, moves: int) -> int:
-    """Count how often a population is held against a spectrum, with those moves of its updates."""
+def _heard(settings: Settings, moves: int) -> tuple[int, int]:
+    """Count how often a population is held against the spectrum, and against patches.
+
+    Parameters
+    ----------
+    moves : later ones, in updates by images.
+    """
     assert settings.rks
-    model = _model((_LARGEST_TIMED, _LARGEST_TIMED), settings)
-    (family,) = families(name, model, settings.rks)
-    return 1 + settling_moves(family) + moves
+    name = settings.kernel_family if settings.kernel_family in MOTION_FAMILIES else "gaussian"
+    (family,) = families(name, _model((_LARGEST_TIMED, _LARGEST_TIMED), settings), settings.rks)
+    spectra = 1 + settling_moves(family) + moves
+    if name != "trajectory":
+        return spectra, 0
+    turns = 2 if family.turned else 1
+    nearer = turns * moves_nearer(family)
+    return spectra + nearer, turns + nearer + moves
 
 
 def _updates(n_steps: int, after: int, every: int) -> int:
@@ -307,6 +320,22 @@ def _spectrum_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
     return seconds
 
 
+@lru_cache(maxsize=16)
+def _patches_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
+    """Time the likelihood of a population under patches of a plane that is full of edges."""
+    generator = torch.Generator().manual_seed(0)
+    home = float64_device(torch.device(device))
+    blocks = torch.rand(1, *(math.ceil(n / _BLOCK) for n in model.lr_shape), generator=generator)
+    rows, columns = model.lr_shape
+    data = blocks.repeat_interleave(_BLOCK, 1).repeat_interleave(_BLOCK, 2)[:, :rows, :columns]
+    (family,) = families("trajectory", model, rks)
+    points = torch.rand(rks.particles, family.n_parameters, generator=generator)
+    kernels = family.render(points.to(home))
+    steps = KernelSteps(model, data, 0.0, [kernels])
+    _, seconds = _timed(lambda: steps(kernels), str(home))
+    return seconds
+
+
 def _model(lr_shape: tuple[int, ...], settings: Settings) -> Degradation:
     scales, taps = settings.scales(len(lr_shape)), settings.taps(lr_shape)
     return Degradation(lr_shape, scales, taps, settings.phase, settings.boundary)
@@ -341,6 +370,8 @@ _ANOTHER_IMAGE = 0.15
 _PROBE_SIDE = 128
 _PROBE_DEPTH = 24
 _PROBE_WARM_UP = 3
+# Samples along a side of what is even, where a plane is full of edges.
+_BLOCK = 8
 # Samples along an axis beyond which no more of a spectrum is looked at.
 _LARGEST_TIMED = 512
 # Of a scout that is only timed: more than are taken, so that its loss stays the same.

@@ -1,5 +1,7 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -10,7 +12,7 @@ from napari_dkp.engine import KernelPrior
 from napari_dkp.families import families
 from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
-from napari_dkp.kernel_sampling import Known, make_sampler
+from napari_dkp.kernel_sampling import Known, Likelihood, make_sampler
 
 
 class DynamicKernelPrior:
@@ -31,7 +33,8 @@ class DynamicKernelPrior:
         `remember`. Images that start anew are near to independent draws under the kernel; with
         statistics averaged over them the alternation is stochastic approximation EM (Delyon 1999).
     weights : of each squared residual, shape of `data`; None for ones.
-    known : what is known of kernels without an image; None for nothing.
+    known, known_near : what is known of kernels without an image, and what more of those like some
+        (N, *kernel_shape); None for nothing.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class DynamicKernelPrior:
         memory: float = 0.0,
         weights: Tensor | None = None,
         known: Known | None = None,
+        known_near: Callable[[list[Tensor]], Likelihood] | None = None,
     ) -> None:
         self._model = model
         self._data = data
@@ -65,7 +69,7 @@ class DynamicKernelPrior:
         self._n_learned = 0
         kernel_families = families(family, model, rks)
         home = float64_device(data.device)  # likelihoods need it
-        self._sampler = make_sampler(kernel_families, rks, generator, home, known)
+        self._sampler = make_sampler(kernel_families, rks, generator, home, known, known_near)
         self._estimator = KernelEstimator(model, pke, generator, home)
 
     def candidates(self) -> list[Tensor]:

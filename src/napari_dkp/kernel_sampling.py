@@ -6,6 +6,9 @@ weighted mean of family members (eq. 8). `PaperSampler` draws L fresh kernels an
 what is known of kernels without one.
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -86,6 +89,49 @@ class Known(Protocol):
         """Return whether a kernel leaves nothing that tells against what is assumed."""
 
 
+Likelihood = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Population:
+    """Kernels, where they are in the family's cube, and what they are judged by.
+
+    Attributes
+    ----------
+    points : shape (N, p).
+    kernels : shape (N, *kernel_shape).
+    terms : log-likelihoods, of which targets are weighted sums: what is known without an image,
+        what is known near a population, minus the misfit of the latest image. Shape (N, 3).
+    """
+
+    points: Tensor
+    kernels: Tensor
+    terms: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def with_term(self, term: int, values: Tensor) -> "_Population":
+        terms = self.terms.clone()
+        terms[:, term] = values
+        return replace(self, terms=terms)
+
+    def at(self, index: Tensor) -> "_Population":
+        return _Population(self.points[index], self.kernels[index], self.terms[index])
+
+    def replaced(self, chosen: Tensor, other: "_Population") -> "_Population":
+        """Return the members of another population where these are chosen, shape (N,)."""
+
+        def either(mine: Tensor, its: Tensor) -> Tensor:
+            return torch.where(chosen.reshape(-1, *(1,) * (mine.ndim - 1)), its, mine)
+
+        return _Population(
+            either(self.points, other.points),
+            either(self.kernels, other.kernels),
+            either(self.terms, other.terms),
+        )
+
+
 class SMCSampler:
     """A population of one family under sequential Monte Carlo.
 
@@ -99,6 +145,9 @@ class SMCSampler:
     Parameters
     ----------
     known : what is known without an image, part of every target; None where nothing is.
+    known_near : what more is known of kernels like those of a settled population
+        (N, *kernel_shape), or the same turned by 180 degrees, part of every target from then on;
+        None where nothing is.
     """
 
     def __init__(
@@ -108,11 +157,13 @@ class SMCSampler:
         generator: Generator,
         device: torch.device,
         known: Known | None = None,
+        known_near: Callable[[list[Tensor]], Likelihood] | None = None,
     ) -> None:
         self._config = config
         self._family = family
         self._generator = generator
         self._known = known
+        self._known_near = known_near
         self._device = device
         self._periodic = torch.tensor(family.periodic, device=device)
         self._start()
@@ -120,20 +171,21 @@ class SMCSampler:
     def _start(self) -> None:
         """Draw a population of the family."""
         count = self._config.particles
-        self._points = _uniform((count, self._family.n_parameters), self._generator, self._device)
-        self._kernels = self._family.render(self._points)
-        self._misfit = torch.zeros(count, dtype=torch.float64, device=self._device)
-        self._log_known = torch.zeros_like(self._misfit)
-        self._log_target = torch.zeros_like(self._misfit)
-        self._exponent = torch.zeros((), dtype=torch.float64, device=self._device)
-        self._beta = torch.zeros_like(self._exponent)
+        points = _uniform((count, self._family.n_parameters), self._generator, self._device)
+        terms = torch.zeros(count, 3, dtype=torch.float64, device=self._device)
+        self._population = _Population(points, self._family.render(points), terms)
+        self._near: Likelihood | None = None
+        # Of the terms in the target.
+        self._exponents = torch.zeros_like(terms[0])
+        self._candidates: list[_Population] = []
 
     def draw(self, count: int) -> Tensor:
         """Return random members of the family, or of a population that has settled."""
-        if self._exponent > 0:
-            index = torch.randint(len(self._kernels), (count,), generator=self._generator)
-            return self._kernels[index.to(self._kernels.device)]
-        return _members(self._family, count, self._generator, self._points.device)
+        if self._exponents[_KNOWN] > 0:
+            kernels = self._population.kernels
+            index = torch.randint(len(kernels), (count,), generator=self._generator)
+            return kernels[index.to(kernels.device)]
+        return _members(self._family, count, self._generator, self._device)
 
     def candidates(self) -> list[Tensor]:
         """Settle on what is known without an image; return what that leaves to be decided.
@@ -145,112 +197,138 @@ class SMCSampler:
         turned = self._family.turned
         if self._known is None:
             return []
-        self._settle(self._known)
-        best = self._kernels[self._log_target.argmax()]
+        self._settle(_KNOWN, self._known, settling_moves(self._family))
+        kernels = self._population.kernels
+        best = kernels[self._log_target(self._population).argmax()]
         if not self._known.explained(best):
             self._known = None
             self._start()
             return []
-        if turned is None:
-            return [self._kernels.mean(0)]
-        # The same half-turn for all: that which is nearer to the best one's.
-        others = self._family.render(turned(self._points))
-        nearer = _distance(others, best) < _distance(self._kernels, best)
-        self._points = torch.where(nearer[:, None], turned(self._points), self._points)
-        self._kernels = torch.where(nearer[:, None, None], others, self._kernels)
-        return [self._kernels.mean(0), self._family.render(turned(self._points)).mean(0)]
+        populations = [self._population]
+        if turned is not None:
+            # The same half-turn for all: that which is nearer to the best one's.
+            other = self._turned(self._population)
+            nearer = _distance(other.kernels, best) < _distance(kernels, best)
+            alike = self._population.replaced(nearer, other)
+            populations = [alike, self._turned(alike)]
+        if self._known_near is not None:
+            self._near = self._known_near([each.kernels for each in populations])
+            populations = [self._nearer(each, self._near) for each in populations]
+        self._candidates = populations
+        self.keep(0)
+        return [population.kernels.mean(0) for population in populations]
 
     def keep(self, number: int) -> None:
         """Go on from one of the candidates."""
-        if number:
-            assert self._family.turned
-            self._points = self._family.turned(self._points)
-            self._kernels = self._family.render(self._points)
+        self._population = self._candidates[number]
 
     def step(self, statistics: GramStatistics) -> Tensor:
         """Move the population to the new statistics and return its mean."""
-        self._misfit = self._misfits(self._kernels, statistics)
-        unit = statistics.unit or self._misfit.min().clamp_min(_MISFIT_FLOOR)
-        target = self._config.confidence / torch.as_tensor(unit).to(self._beta)
-        self._anneal(self._exponent.expand(_STAGES), target * self._halvings())
+        misfits = self._misfits(self._population.kernels, statistics)
+        self._population = self._population.with_term(_IMAGE, -misfits)
+        unit = statistics.unit or misfits.min().clamp_min(_MISFIT_FLOOR)
+        betas = self._config.confidence / torch.as_tensor(unit).to(misfits) * self._halvings()
+        exponents = self._exponents.repeat(_STAGES, 1)
+        exponents[:, _IMAGE] = betas
+        self._anneal(exponents)
         for _ in range(self._config.moves):
             self._move(statistics)
-        return self._kernels.mean(0)
+        return self._population.kernels.mean(0)
 
-    def _settle(self, known: Known) -> None:
-        """Move the population to what is known without an image."""
-        self._log_known = known(self._kernels)
+    def _turned(self, population: _Population) -> _Population:
+        assert self._family.turned
+        points = self._family.turned(population.points)
+        return _Population(points, self._family.render(points), population.terms)
+
+    def _nearer(self, population: _Population, near: Likelihood) -> _Population:
+        """Return a settled population after it has moved to what is known near it."""
+        self._population = population
+        self._exponents[_NEAR] = 0
+        self._settle(_NEAR, near, moves_nearer(self._family))
+        return self._population
+
+    def _settle(self, term: int, likelihood: Likelihood, at_least: int) -> None:
+        """Move the population, in so many moves at least, to a target with a new term."""
+        self._population = self._population.with_term(
+            term, likelihood(self._population.kernels).to(self._device)
+        )
         moves = 0
-        while self._exponent < 1 or moves < settling_moves(self._family):
-            if self._exponent < 1:
-                exponents = self._exponent + (1 - self._exponent) * self._halvings()
-                self._anneal(exponents, torch.zeros_like(exponents))
+        while self._exponents[term] < 1 or moves < at_least:
+            if self._exponents[term] < 1:
+                exponents = self._exponents.repeat(_STAGES, 1)
+                exponents[:, term] += (1 - exponents[:, term]) * self._halvings()
+                self._anneal(exponents)
             for _ in range(_MOVES_PER_STAGE):
                 self._move(None)
             moves += _MOVES_PER_STAGE
 
     def _halvings(self) -> Tensor:
-        return 0.5 ** torch.arange(_STAGES, dtype=torch.float64, device=self._points.device)
+        return 0.5 ** torch.arange(_STAGES, dtype=torch.float64, device=self._device)
 
-    def _misfits(self, kernels: Tensor, statistics: GramStatistics | None) -> Tensor:
-        if statistics is None:
-            return torch.zeros(len(kernels), dtype=torch.float64, device=self._points.device)
-        return statistics.misfit(kernels).to(self._points.device)
+    def _misfits(self, kernels: Tensor, statistics: GramStatistics) -> Tensor:
+        return statistics.misfit(kernels).to(self._device)
 
-    def _anneal(self, exponents: Tensor, betas: Tensor) -> None:
+    def _log_target(self, population: _Population) -> Tensor:
+        return population.terms @ self._exponents
+
+    def _anneal(self, exponents: Tensor) -> None:
         """Reweight and resample to one of some targets, the most wanted one first.
 
         Parameters
         ----------
-        exponents : of what is known without an image, shape (T,).
-        betas : inverse temperatures of the misfit, shape (T,).
+        exponents : of each target's terms, shape (T, 3).
         """
-        targets = exponents[:, None] * self._log_known - betas[:, None] * self._misfit
-        weights = torch.softmax(targets - self._log_target, 1)
+        targets = exponents @ self._population.terms.mT
+        weights = torch.softmax(targets - self._log_target(self._population), 1)
         effective = 1 / weights.square().sum(1)
         # The first that keeps half of the population; where none does, the one that keeps most.
-        count = len(self._misfit)
+        count = len(self._population)
         wanted = torch.arange(len(exponents), 0, -1, device=effective.device)
         chosen = torch.where(effective >= 0.5 * count, count + wanted, effective).argmax()
-        self._exponent, self._beta = exponents[chosen], betas[chosen]
-        index = _systematic(weights[chosen], self._generator)
-        self._points = self._points[index]
-        self._kernels = self._kernels[index]
-        self._misfit = self._misfit[index]
-        self._log_known = self._log_known[index]
-        self._log_target = targets[chosen, index]
+        self._exponents = exponents[chosen]
+        self._population = self._population.at(_systematic(weights[chosen], self._generator))
 
     def _move(self, statistics: GramStatistics | None) -> None:
         """Do one Metropolis step along differences between particles (DE-MC, ter Braak 2006)."""
-        count, dimension = self._points.shape
-        device = self._points.device
-        order = torch.rand(2, count, generator=self._generator).argsort(1).to(device)
-        difference = self._points[order[0]] - self._points[order[1]]
+        points = self._population.points
+        count, dimension = points.shape
+        order = torch.rand(2, count, generator=self._generator).argsort(1).to(self._device)
+        difference = points[order[0]] - points[order[1]]
         difference = torch.where(self._periodic, _wrapped(difference), difference)
         step = 2.38 / (2 * dimension) ** 0.5
-        jitter = torch.randn(count, dimension, generator=self._generator).to(device)
-        points = self._points + step * difference + _JITTER * jitter
+        jitter = torch.randn(count, dimension, generator=self._generator).to(self._device)
+        points = points + step * difference + _JITTER * jitter
         points = torch.where(self._periodic, points % 1.0, _reflected(points))
+        proposed = self._judged(points, statistics)
+        rise = self._log_target(proposed) - self._log_target(self._population)
+        chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(self._device)
+        self._population = self._population.replaced(chance.log() < rise, proposed)
+
+    def _judged(self, points: Tensor, statistics: GramStatistics | None) -> _Population:
+        """Return the kernels at points, with those terms that count."""
         kernels = self._family.render(points)
-        misfit = self._misfits(kernels, statistics)
-        log_known = torch.zeros_like(misfit)
-        if self._known is not None and self._exponent > 0:
-            log_known = self._known(kernels).to(device)
-        log_target = self._exponent * log_known - self._beta * misfit
-        chance = torch.rand(count, generator=self._generator, dtype=torch.float64).to(device)
-        accepted = chance.log() < log_target - self._log_target
-        self._points = torch.where(accepted[:, None], points, self._points)
-        self._kernels = torch.where(
-            accepted.reshape(-1, *(1,) * (kernels.ndim - 1)), kernels, self._kernels
-        )
-        self._misfit = torch.where(accepted, misfit, self._misfit)
-        self._log_known = torch.where(accepted, log_known, self._log_known)
-        self._log_target = torch.where(accepted, log_target, self._log_target)
+        terms = torch.zeros(len(points), 3, dtype=torch.float64, device=self._device)
+        if self._known is not None and self._exponents[_KNOWN] > 0:
+            terms[:, _KNOWN] = self._known(kernels)
+        if self._near is not None and self._exponents[_NEAR] > 0:
+            terms[:, _NEAR] = self._near(kernels)
+        if statistics is not None:
+            terms[:, _IMAGE] = -self._misfits(kernels, statistics)
+        return _Population(points, kernels, terms)
+
+
+# Columns of a population's terms.
+_KNOWN, _NEAR, _IMAGE = range(3)
 
 
 def settling_moves(family: KernelFamily) -> int:
     """Return the Metropolis moves in which a population settles on what is known."""
     return min(_MOVES_PER_PARAMETER * family.n_parameters, _MOST_MOVES)
+
+
+def moves_nearer(family: KernelFamily) -> int:
+    """Return those in which it then settles on what is known near it."""
+    return _MOVES_PER_STAGE * math.ceil(settling_moves(family) / 3 / _MOVES_PER_STAGE)
 
 
 _MOVES_PER_PARAMETER, _MOST_MOVES = 10, 120
@@ -269,12 +347,13 @@ def make_sampler(
     generator: Generator,
     device: torch.device,
     known: Known | None = None,
+    known_near: Callable[[list[Tensor]], Likelihood] | None = None,
 ) -> KernelSampler:
     """Return the sampler that the config names; a population has a single family."""
     if config.sampler == "paper":
         return PaperSampler(families, config, generator, device)
     (family,) = families
-    return SMCSampler(family, config, generator, device, known)
+    return SMCSampler(family, config, generator, device, known, known_near)
 
 
 def _distance(kernels: Tensor, kernel: Tensor) -> Tensor:

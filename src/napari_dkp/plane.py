@@ -24,6 +24,7 @@ from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.kernel_spectrum import KernelSpectrum
+from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
@@ -368,6 +369,7 @@ class Parts:
             profile_weight=search.profile_weight,
             memory=search.memory,
             known=self._spectrum(),
+            known_near=self._steps if self._family == "trajectory" else None,
         )
 
     def volume_kernel(self, generator: RandomGenerator) -> Iteration[TrialStep, None, Tensor]:
@@ -425,6 +427,10 @@ class Parts:
 
     def _spectrum(self) -> KernelSpectrum:
         return KernelSpectrum(self._model, self._data, float64_device(self._data.device))
+
+    def _steps(self, populations: list[Tensor]) -> KernelSteps:
+        noise = math.sqrt(self._noise_variance / len(self._data))
+        return KernelSteps(self._model, self._data, noise, populations)
 
     def optics_trials(self) -> Iteration[TrialStep, None, None]:
         """Try what optics the data may be of, where that is open; kernels are then of those.
