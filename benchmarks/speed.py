@@ -36,7 +36,7 @@ from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.estimate import Counts
 from napari_dkp.noise import Noise
-from napari_dkp.plane import Parts
+from napari_dkp.parts import Parts
 from napari_dkp.randomness import make_generator
 from napari_dkp.schedule import search_plan
 

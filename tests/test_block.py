@@ -9,7 +9,7 @@ import torch
 from photons import trials_that_find
 from tiny import TINY, settings
 
-from napari_dkp import plane
+from napari_dkp import parts
 from napari_dkp.block import Block
 from napari_dkp.config import NoiseConfig, RichardsonLucyConfig
 from napari_dkp.degradation import Degradation
@@ -48,9 +48,9 @@ def last(block: Block, plan: Plan | None = None, tiling: Tiling | None = None) -
 @pytest.fixture
 def optics_found(monkeypatch) -> None:
     """Optics whose width is known but for a spread, whatever the data."""
-    monkeypatch.setattr(plane, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
+    monkeypatch.setattr(parts, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
     intervals = AiryIntervals((0.2, 0.3), (0.5, 1.0), SPREAD)
-    monkeypatch.setattr(plane, "try_optics", trials_that_find(intervals))
+    monkeypatch.setattr(parts, "try_optics", trials_that_find(intervals))
 
 
 def report_of(plan: Plan | None = None, **changes: object) -> tuple[Report, np.ndarray]:
@@ -193,14 +193,14 @@ def test_what_is_not_yet_restored_is_shown_interpolated_and_states_are_not_writt
 
 
 def test_a_tile_that_diverges_ends_the_plane_without_a_report(monkeypatch):
-    step = plane.DIPRestorer.step
+    step = parts.DIPRestorer.step
     calls = iter(range(1, 100))
 
     def broken(restorer, kernel):
         taken = step(restorer, kernel)
         return taken if next(calls) < 9 else taken._replace(loss=torch.tensor(math.nan))
 
-    monkeypatch.setattr(plane.DIPRestorer, "step", broken)
+    monkeypatch.setattr(parts.DIPRestorer, "step", broken)
     block = block_of(photons(1, 24, 26), method="dip")
     states = list(block.run(Plan(KERNEL), Tiling((24, 26), 20, 10)))
     assert [state.stop for state in states] == [Stop.RUNNING] * 8 + [Stop.DIVERGED]

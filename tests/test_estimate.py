@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from napari_dkp import estimate as module
-from napari_dkp import plane
+from napari_dkp import parts
 from napari_dkp.config import (
     DiffusionConfig,
     DIPConfig,
@@ -175,7 +175,7 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
 
     monkeypatch.setattr(DynamicKernelPrior, "_updated", watched)
     # Random data is all noise, under which a kernel follows no image.
-    monkeypatch.setattr(plane, "_STRONG", math.inf)
+    monkeypatch.setattr(parts, "_STRONG", math.inf)
     # Of so small a plane it tells nothing.
     monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: True)
     hear = KernelSpectrum.__call__

@@ -1,4 +1,4 @@
-"""What restores a plane is made as settings say."""
+"""A plane is searched and restored as settings and plans say."""
 
 import math
 from collections.abc import Iterator
@@ -12,303 +12,21 @@ from photons import trials_that_find
 from tiny import TINY, settings
 
 from napari_dkp import memory, plane
+from napari_dkp import parts as plane_parts
 from napari_dkp.config import (
-    DIPConfig,
-    KernelFamilyName,
     RichardsonLucyConfig,
-    RKSConfig,
-    SearchConfig,
-    Settings,
 )
 from napari_dkp.degradation import Degradation
-from napari_dkp.kernel_prior import StandingKernel
-from napari_dkp.kernel_spectrum import KernelSpectrum
-from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import N_TRIALS, AiryIntervals
+from napari_dkp.parts import Parts
 from napari_dkp.plan import Plan
-from napari_dkp.plane import Parts
 from napari_dkp.randomness import make_generator
-from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import planned_steps, search_plan
-from napari_dkp.search import SearchPlan
 from napari_dkp.spectrum import Cutoff
 from napari_dkp.state import Stop
 
-
-@pytest.mark.parametrize(("preset", "later"), [("fast", 1), ("balanced", 3), ("best", 6)])
-def test_motion_is_searched_on_images_of_their_own(preset, later):
-    def plan(family: KernelFamilyName) -> SearchPlan | None:
-        return search_plan(Settings(preset=preset, kernel_family=family).resolve())
-
-    assert plan("line") == SearchPlan(150, 1, 1 + later, 100, 50)
-    judging = 160 if preset == "fast" else 200
-    assert plan("trajectory") == SearchPlan(judging, 2, 1 + later, 100, 50)
-    assert plan("auto") is plan("gaussian") is None
-
-
-@pytest.mark.parametrize("family", ["line", "trajectory", "gaussian"])
-def test_what_is_published_has_no_search(family):
-    assert search_plan(Settings(preset="paper", kernel_family=family).resolve()) is None
-
-
-def test_the_steps_of_a_diffusion_model_are_no_measure_for_a_search():
-    search = SearchConfig(steps=90)
-    plans = [
-        search_plan(
-            Settings(
-                method=method,
-                iterations=400 if method == "dip" else 20,
-                search=search,
-                kernel_family="trajectory",
-            ).resolve()
-        )
-        for method in ("dip", "diffusion")
-    ]
-    assert plans[0] == plans[1] == SearchPlan(120, 2, 4, 60, 30)
-
-
-@pytest.mark.parametrize(("iterations", "steps"), [(400, 90), (90, 90), (40, 40), (1, 1)])
-def test_no_image_of_a_search_takes_more_steps_than_the_run_s(iterations, steps):
-    search = SearchConfig(steps=90)
-    resolved = settings(search=search, iterations=iterations, kernel_family="line").resolve()
-    planned = search_plan(resolved)
-    assert planned.steps == steps
-    assert 0 <= planned.settled < planned.following <= steps
-
-
-@pytest.fixture
-def priors(monkeypatch) -> list[tuple[object, ...]]:
-    """Family, numbers and options of each kernel prior made."""
-    made = []
-
-    def prior(model, data, family, rks, pke, generator, **options):
-        made.append((family, rks, pke, options))
-        return object()
-
-    monkeypatch.setattr(plane, "DynamicKernelPrior", prior)
-    return made
-
-
-@pytest.mark.parametrize(
-    ("sampler", "family", "drawn", "stands"),
-    [
-        ("smc", "auto", "gaussian", True),
-        ("smc", "gaussian", "gaussian", True),
-        ("paper", "auto", "auto", False),
-        ("paper", "gaussian", "gaussian", False),
-        ("paper", "trajectory", "trajectory", False),
-    ],
-)
-def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
-    priors, sampler, family, drawn, stands
-):
-    rks = replace(TINY["rks"], sampler=sampler)
-    parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
-    assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
-    options = {"whitened": False, "weights": None, "known": None}
-    assert priors == [(drawn, rks, TINY["pke"], options)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "asked"),
-    [
-        ({}, True),
-        ({"kernel_family": "gaussian"}, True),
-        ({"kernel_family": "line"}, False),
-        ({"method": "diffusion"}, False),
-        ({"rks": RKSConfig(sampler="paper")}, False),
-    ],
-)
-def test_a_gaussian_is_heard_with_few_kernels(monkeypatch, changes, asked):
-    made = []
-
-    class Heard:
-        def __init__(self, *arguments, known, **options):
-            made.append((arguments[3], known))
-
-        def candidates(self):
-            return [torch.ones(5, 5)]
-
-    monkeypatch.setattr(plane, "DynamicKernelPrior", Heard)
-    rks = RKSConfig(particles=200, moves=3, confidence=7.0)
-    parts, _, _ = parts_of(settings(**{"rks": rks} | changes))
-    heard = parts.hear(make_generator(0))
-    assert (heard is not None) is asked
-    if asked:
-        ((numbers, known),) = made
-        assert numbers == replace(rks, particles=64, moves=1)
-        assert isinstance(known, KernelSpectrum)
-        # Under noise that is seen it goes by the spectrum alone.
-        assert heard.step(None) is heard.step(torch.rand(1, 24, 28))
-
-
-@pytest.mark.parametrize(("level", "stands"), [(0.0, False), (2.0, False), (4.0, True)])
-def test_under_strong_noise_a_gaussian_stands_where_the_spectrum_puts_it(
-    monkeypatch, level, stands
-):
-    class Heard:
-        def __init__(self, *arguments, **options):
-            self.updates = 0
-
-        def candidates(self):
-            return [torch.ones(5, 5)]
-
-        def step(self, image):
-            self.updates += 1
-            return torch.full((5, 5), float(self.updates))
-
-    monkeypatch.setattr(plane, "DynamicKernelPrior", Heard)
-    model = Degradation((10, 12), (2, 2), (5, 5))
-    noise = Noise(1e-9, (max(level, 0.1) / 255) ** 2)
-    parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), noise, settings().resolve())
-    heard = parts.hear(make_generator(0))
-    first, second = (heard.step(image) for image in (None, torch.rand(1, 24, 28)))
-    assert torch.equal(first, second) is stands
-
-
-def test_where_a_spectrum_tells_nothing_none_is_heard():
-    parts, _, _ = parts_of(settings())
-    assert parts.hear(make_generator(0)) is None
-
-
-NOISY = Noise(1e-9, 0.03**2)
-QUIET = Noise(1e-9, 0.003**2)
-
-
-@pytest.mark.parametrize(
-    ("noise", "follows", "fraction", "weight"),
-    [
-        (QUIET, False, 1.0, 1e-3),
-        (QUIET, True, 1.0, 1e-3),
-        (NOISY, False, 0.0, 0.5 * 0.03**2),
-        # Two updates, every second step, of six.
-        (NOISY, True, 4 / 6, 0.5 * 0.03**2),
-    ],
-)
-def test_noise_that_is_seen_is_not_fitted_as_structure(noise, follows, fraction, weight):
-    model = Degradation((10, 12), (2, 2), (5, 5))
-    data = torch.rand(1, 10, 12, generator=torch.Generator().manual_seed(0))
-    parts = Parts(model, data, (0.0, 1.0), noise, settings().resolve())
-    restorer = parts.restorer(make_generator(0), follows=follows)
-    assert restorer._config.ssim_fraction == pytest.approx(fraction)
-    assert restorer._config.gradient_weight == pytest.approx(weight, rel=1e-4)
-
-
-def test_noise_is_not_looked_for_where_it_has_no_weight():
-    dip = replace(TINY["dip"], noise_weight=0.0)
-    model = Degradation((10, 12), (2, 2), (5, 5))
-    parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), NOISY, settings(dip=dip).resolve())
-    assert parts.restorer(make_generator(0))._config == dip
-
-
-def test_photons_weigh_image_and_kernel_alike(priors):
-    """Under a microscope's kernels; photographs have no camera's noise."""
-    dip = replace(TINY["dip"], ssim_fraction=0.0, gradient_weight=0.0)
-    rks = replace(TINY["rks"], cutoff=(0.2, 0.3))
-    chosen = settings(dip=dip, rks=rks, kernel_family="airy", method="dip")
-    parts, model, data = parts_of(chosen)
-    kernel = torch.full((5, 5), 1 / 25)
-    parts.prior(make_generator(0))
-    ((*_, options),) = priors
-    expected = NOISE.weights(data)
-    assert expected.std() > 0.01
-    torch.testing.assert_close(options["weights"], expected)
-    step = parts.restorer(make_generator(0)).step(kernel)
-    away = model.forward(step.image, kernel) - data
-    assert step.loss.item() == pytest.approx((expected * away.square()).mean().item(), rel=1e-4)
-
-
-@pytest.mark.parametrize("family", ["line", "trajectory"])
-def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
-    config = SearchConfig(
-        rounds=4,
-        steps=30,
-        stiffness=0.6,
-        profile_weight=0.8,
-        memory=0.5,
-        data_weight=0.7,
-        max_sites=777,
-    )
-    parts, _, _ = parts_of(settings(search=config, kernel_family=family))
-    parts.search_prior(make_generator(0))
-    rks = replace(TINY["rks"], max_sites=777)
-    pke = replace(TINY["pke"], data_weight=0.7)
-    ((*given, options),) = priors
-    assert given == [family, rks, pke]
-    assert isinstance(options.pop("known"), KernelSpectrum)
-    known_near = options.pop("known_near")
-    if family == "line":
-        assert known_near is None
-    else:
-        kernels = torch.rand(3, 5, 5)
-        assert isinstance(known_near([kernels, kernels.flip(1, 2)]), KernelSteps)
-    told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
-    assert options == {"whitened": True} | told
-
-
-@pytest.mark.parametrize("family", ["line", "trajectory"])
-def test_images_of_photons_are_followed_whatever_the_spectrum_tells(priors, family):
-    parts, _, _ = parts_of(settings(method="richardson-lucy", kernel_family=family))
-    parts.search_prior(make_generator(0))
-    ((*_, options),) = priors
-    assert options["known"] is None
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_scout_in_part_leaves_out_a_share_of_samples(share):
-    """Its loss is the squared error, less where unseen; the data is far from what it predicts."""
-    dip = DIPConfig(ssim_fraction=0.0)
-    search = SearchConfig(left_out=share)
-    parts, model, data = parts_of(settings(dip=dip, search=search), (60, 50))
-    scout = parts.scout(10, make_generator(1), partial=True)
-    step = scout.step(KERNEL)
-    squared = (model.forward(step.image, KERNEL) - data).square().mean().item()
-    assert step.loss.item() == pytest.approx((1 - share) * squared, rel=0.2, abs=1e-3)
-    whole = parts.scout(10, make_generator(1)).step(KERNEL)
-    squared = (model.forward(whole.image, KERNEL) - data).square().mean().item()
-    assert whole.loss.item() == pytest.approx(squared, rel=1e-3)
-
-
-def test_a_scout_is_small_and_has_no_gradient_prior():
-    """Whatever the network of the image that is handed out."""
-    losses = []
-    for dip in (
-        DIPConfig(),
-        DIPConfig(network="published", gradient_weight=9.0, gradient_growth=0),
-    ):
-        parts, _, _ = parts_of(settings(dip=dip))
-        scout = parts.scout(10, make_generator(1))
-        losses.append([scout.step(KERNEL).loss.item() for _ in range(3)])
-    assert losses[0] == losses[1]
-
-
 COUNTING = {"method": "richardson-lucy", "kernel_family": "airy"}
-
-
-def test_photons_are_counted_in_stages(monkeypatch):
-    made = []
-    monkeypatch.setattr(plane, "CountingRestorer", lambda *arguments: made.append(arguments))
-    config = RichardsonLucyConfig(strength=0.3, patience=7)
-    parts, model, data = parts_of(settings(richardson_lucy=config, **COUNTING))
-    parts.restorer(make_generator(1))
-    (found,) = made
-    assert (found[0], *found[2:]) == (model, config, None)
-    assert torch.equal(found[1].counts.sum(0), NOISE.counts(data).round())
-
-
-def test_a_scout_that_counts_photons_does_not_end_before_its_steps():
-    """Whatever the patience of what restores the image: flat light is told best at the start."""
-    model = Degradation((30, 32), (1, 1), (5, 5))
-    data = torch.poisson(torch.full((1, 30, 32), 20.0), generator=make_generator(0)) / 20
-    config = RichardsonLucyConfig(patience=1)
-    resolved = settings(richardson_lucy=config, **COUNTING).resolve()
-    parts = Parts(model, data, (0.0, 1.0), Noise(1 / 20, 0.0), resolved)
-    scout = parts.scout(25, make_generator(1))
-    assert isinstance(scout, RichardsonLucyRestorer)
-    steps = [scout.step(KERNEL) for _ in range(25)]
-    assert not any(step.done for step in steps)
-    assert min(float(step.loss) for step in steps) < float(steps[-1].loss)
 
 
 def test_a_plane_of_photons_is_searched_and_then_restored():
@@ -336,9 +54,9 @@ SPREAD = 0.2
 @pytest.fixture
 def optics_found(monkeypatch) -> None:
     """Optics whose width is known but for a spread, whatever the data."""
-    monkeypatch.setattr(plane, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
+    monkeypatch.setattr(plane_parts, "find_cutoff", lambda *_: Cutoff(0.25, 0.3))
     intervals = AiryIntervals((0.2, 0.3), (0.5, 1.0), SPREAD)
-    monkeypatch.setattr(plane, "try_optics", trials_that_find(intervals))
+    monkeypatch.setattr(plane_parts, "try_optics", trials_that_find(intervals))
 
 
 def photon_parts(plan: Plan | None = None, **changes: object) -> Parts:
@@ -402,24 +120,6 @@ def test_who_follows_a_plan_seeks_nothing_and_comes_to_the_same_image(optics_fou
 
 NOISE = Noise(1e-3, 0.0)
 KERNEL = torch.full((5, 5), 1 / 25)
-
-
-def parts_of(
-    settings: Settings, lr_shape: tuple[int, int] = (10, 12)
-) -> tuple[Parts, Degradation, torch.Tensor]:
-    model = Degradation(lr_shape, (2, 2), (5, 5))
-    data = torch.rand(1, *lr_shape, generator=torch.Generator().manual_seed(0))
-    return Parts(model, data, (0.0, 1.0), NOISE, settings.resolve()), model, data
-
-
-def test_open_settings_are_refused():
-    model = Degradation((10, 12), (2, 2), (5, 5))
-    for use in (
-        lambda: Parts(model, torch.zeros(1, 10, 12), (0.0, 1.0), NOISE, Settings()),
-        lambda: search_plan(Settings(kernel_family="line")),
-    ):
-        with pytest.raises(ValueError, match="settings: expected resolved settings"):
-            use()
 
 
 def test_memory_is_kept_while_a_plane_is_restored(monkeypatch):

@@ -12,8 +12,9 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.engine import StateGenerator
 from napari_dkp.intensity import Scaling
 from napari_dkp.noise import of_plane as noise_of
+from napari_dkp.parts import Parts
 from napari_dkp.plan import Plan
-from napari_dkp.plane import Parts, fit
+from napari_dkp.plane import fit
 from napari_dkp.randomness import make_generator
 from napari_dkp.report import Report, examine
 from napari_dkp.restorers.evidence import Evidence, Halves

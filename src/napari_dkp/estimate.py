@@ -29,7 +29,7 @@ from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.layout import Layout, guess_axes
 from napari_dkp.noise import Noise
-from napari_dkp.plane import Parts
+from napari_dkp.parts import Parts
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
