@@ -188,6 +188,13 @@ def test_where_there_is_no_patch_or_too_many_taps_all_kernels_are_alike(side, ta
     assert torch.equal(KernelSteps(model, data, 0.0, [kernels])(kernels), torch.zeros(4).double())
 
 
+def test_where_no_patch_has_a_step_all_kernels_are_alike():
+    model = model_of()
+    kernels = paths(model, 20)
+    found = KernelSteps(model, torch.full((1, 40, 40), 0.5), 0.0, [kernels])(kernels)
+    assert torch.equal(found, found[:1].expand(20))
+
+
 def test_kernels_count_each_by_itself():
     model = model_of()
     kernels = paths(model, 70)

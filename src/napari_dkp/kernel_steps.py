@@ -62,17 +62,18 @@ class KernelSteps:
         told = torch.cat([told for told, _ in heard])
         least_told = told.topk(min(_MOST_PATCHES, len(told))).values[-1]
         responses, products, rows, owners = [], [], [], []
-        self._n_patches, n_rows = 0, 0
+        self._n_patches = self._n_rows = 0
         for (ground, patches), (told, shares) in zip(parts, heard, strict=True):
             kept = told >= least_told
             step, patch = (shares[:, kept] > _LEAST_SHARE).nonzero(as_tuple=True)
             used, row = step.unique(return_inverse=True)
             response = ground.white(steps[:, used])
             responses.append(response.flatten(1))
-            products.append((response @ ground.white(patches[kept]).mT)[:, row, patch])
-            rows.append(n_rows + row)
+            white = ground.white(patches[kept]).mT
+            products.append(torch.stack([(of_tap @ white)[row, patch] for of_tap in response]))
+            rows.append(self._n_rows + row)
             owners.append(self._n_patches + patch)
-            n_rows += len(used)
+            self._n_rows += len(used)
             self._n_patches += int(kept.sum())
         # Of a tap: what it makes of each step, white, (taps, rows * values); and the product of
         # that with each patch, (taps, pairs).
@@ -92,7 +93,7 @@ class KernelSteps:
         return kernels.float().flatten(1)[:, self._taps]
 
     def _log_likelihood(self, taps: Tensor) -> Tensor:
-        seen = (taps @ self._responses).reshape(len(taps), -1, _VALUES)
+        seen = (taps @ self._responses).reshape(len(taps), self._n_rows, _VALUES)
         squares = seen.square().sum(2)[:, self._rows]
         evidence = self._chance + _bayes_factor(squares, taps @ self._products)
         owners = self._owners.expand(len(taps), -1)
@@ -289,7 +290,7 @@ _MOST_LOOKED_AT, _MOST_PATCHES = 1024, 200
 # Of a patch: chance of a step, below which it is left out.
 _LEAST_SHARE = 1e-3
 # Of the largest tap; and taps, to bound memory.
-_NIL, _MOST_TAPS = 1e-3, 1600
+_NIL, _MOST_TAPS = 1e-3, 800
 # Cycles per pixel below which structure has no more power.
 _FLAT_BELOW = 0.01
 _SMALLEST = 128
