@@ -9,6 +9,7 @@ import torch
 from photons import trials_that_find
 from tiny import TINY, settings
 
+from napari_dkp import block as block_module
 from napari_dkp import parts
 from napari_dkp.block import Block
 from napari_dkp.config import NoiseConfig, RichardsonLucyConfig
@@ -40,6 +41,17 @@ def block_of(*planes: np.ndarray, model: Degradation = MODEL, **changes: object)
 def last(block: Block, plan: Plan | None = None, tiling: Tiling | None = None) -> State:
     *_, state = block.run(plan, tiling)
     return state
+
+
+def test_colours_of_a_plane_show_one_scene(monkeypatch):
+    made = []
+    monkeypatch.setattr(block_module, "Parts", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(block_module, "fit", lambda _: iter([]))
+    block = block_of(photons(3, 24, 26), photons(3, 24, 26, seed=1))
+    with pytest.raises(AttributeError):  # there is no plan to take up
+        list(block.run(None))
+    ((*_, colours),) = made
+    assert colours == 3
 
 
 # Reports

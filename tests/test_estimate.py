@@ -18,10 +18,10 @@ from napari_dkp.config import (
 )
 from napari_dkp.degradation import Degradation
 from napari_dkp.estimate import Counts, estimate
+from napari_dkp.kernel_edges import KernelEdges
 from napari_dkp.kernel_estimator import KernelEstimator
 from napari_dkp.kernel_prior import DynamicKernelPrior
 from napari_dkp.kernel_spectrum import KernelSpectrum
-from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.stack import Run
 
@@ -184,9 +184,9 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
         "__call__",
         lambda self, kernels: steps.append("spectrum") or hear(self, kernels),
     )
-    look = KernelSteps.__call__
+    look = KernelEdges.__call__
     monkeypatch.setattr(
-        KernelSteps,
+        KernelEdges,
         "__call__",
         lambda self, kernels: steps.append("patches") or look(self, kernels),
     )

@@ -1,5 +1,6 @@
 """What restores a plane is made as settings say."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,6 @@ from napari_dkp.config import (
 from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import StandingKernel
 from napari_dkp.kernel_spectrum import KernelSpectrum
-from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.noise import Noise
 from napari_dkp.parts import Parts
 from napari_dkp.randomness import make_generator
@@ -196,14 +196,27 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), KernelSpectrum)
-    known_near = options.pop("known_near")
-    if family == "line":
-        assert known_near is None
-    else:
-        kernels = torch.rand(3, 5, 5)
-        assert isinstance(known_near([kernels, kernels.flip(1, 2)]), KernelSteps)
+    assert (options.pop("known_near") is None) is (family == "line")
     told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
     assert options == {"whitened": True} | told
+
+
+@pytest.mark.parametrize("method", ["dip", "diffusion"])
+def test_edges_are_those_of_scenes_under_their_noise(priors, monkeypatch, method):
+    monkeypatch.setattr(module, "KernelEdges", lambda *arguments: arguments)
+    resolved = settings(kernel_family="trajectory", method=method).resolve()
+    model = Degradation((12, 14), (2, 2), (5, 5))
+    data = torch.rand(6, 12, 14, generator=make_generator(0))
+    noise = Noise(1e-9, 0.03**2)
+    parts = Parts(model, data, (0.0, 1.0), noise, resolved, colours=3)
+    parts.search_prior(make_generator(0))
+    ((_, _, _, options),) = priors
+    populations = [torch.rand(3, 5, 5)]
+    asked, scenes, level, found = options["known_near"](populations)
+    assert asked is model
+    assert found is populations
+    assert torch.equal(scenes, torch.stack([data[:3].mean(0), data[3:].mean(0)]))
+    assert level == pytest.approx(0.03 / math.sqrt(3), rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["line", "trajectory"])

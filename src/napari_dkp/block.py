@@ -113,7 +113,8 @@ class Block:
     ) -> Parts:
         data = data.to(self._device)
         bounds = self.scaling.bounds
-        return Parts(model, data, bounds, self._noise, self._settings, plan, halves)
+        colours = len(self._data) // self._n_planes
+        return Parts(model, data, bounds, self._noise, self._settings, plan, halves, colours)
 
     def _run_tiles(self, plan: Plan, tiling: Tiling) -> StateGenerator[Tensor]:
         """Restore tile after tile; what is not yet restored is shown interpolated."""

@@ -23,10 +23,10 @@ from napari_dkp.diffusion.model import Footprint
 from napari_dkp.engine import ImageRestorer, KernelPrior
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import WINDOW
+from napari_dkp.kernel_edges import KernelEdges
 from napari_dkp.kernel_prior import LEARNING_UPDATES, DynamicKernelPrior
 from napari_dkp.kernel_sampling import moves_nearer, settling_moves
 from napari_dkp.kernel_spectrum import KernelSpectrum
-from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.layout import Layout, guess_axes
 from napari_dkp.noise import Noise
 from napari_dkp.parts import Parts
@@ -132,7 +132,8 @@ def estimate(
         sampling = heard_sampling(settings) or settings.rks
         blind += count.spectra * _spectrum_seconds(near, sampling, str(on))
         if count.patches:
-            blind += count.patches * _patches_seconds(near, sampling, str(on))
+            preparing, hearing = _edges_seconds(near, sampling, str(on))
+            blind += preparing + count.patches * hearing
     # Of a network that makes several images, most is paid once.
     block_seconds = image_seconds * (1 + _ANOTHER_IMAGE * (together - 1))
     parts = n_tiles * (math.ceil(planes / together) if shared else 1)
@@ -321,19 +322,20 @@ def _spectrum_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
 
 
 @lru_cache(maxsize=16)
-def _patches_seconds(model: Degradation, rks: RKSConfig, device: str) -> float:
-    """Time the likelihood of a population under patches of a plane that is full of edges."""
+def _edges_seconds(model: Degradation, rks: RKSConfig, device: str) -> tuple[float, float]:
+    """Time the likelihood of a population under a plane full of edges: to prepare it, and once."""
     generator = torch.Generator().manual_seed(0)
     home = float64_device(torch.device(device))
     blocks = torch.rand(1, *(math.ceil(n / _BLOCK) for n in model.lr_shape), generator=generator)
     rows, columns = model.lr_shape
     data = blocks.repeat_interleave(_BLOCK, 1).repeat_interleave(_BLOCK, 2)[:, :rows, :columns]
     (family,) = families("trajectory", model, rks)
-    points = torch.rand(rks.particles, family.n_parameters, generator=generator)
-    kernels = family.render(points.to(home))
-    steps = KernelSteps(model, data, 0.0, [kernels])
-    _, seconds = _timed(lambda: steps(kernels), str(home))
-    return seconds
+    points = torch.rand(_SETTLED_KERNELS, family.n_parameters, generator=generator)
+    few = family.render(points.to(home))
+    kernels = few.repeat(math.ceil(rks.particles / len(few)), 1, 1)
+    edges, preparing = _timed(lambda: KernelEdges(model, data, 0.0, [kernels]), str(home), 1)
+    _, hearing = _timed(lambda: edges(kernels), str(home))
+    return preparing, hearing
 
 
 def _model(lr_shape: tuple[int, ...], settings: Settings) -> Degradation:
@@ -370,6 +372,8 @@ _ANOTHER_IMAGE = 0.15
 _PROBE_SIDE = 128
 _PROBE_DEPTH = 24
 _PROBE_WARM_UP = 3
+# Different ones that reach as many taps as a population does which has settled.
+_SETTLED_KERNELS = 4
 # Samples along a side of what is even, where a plane is full of edges.
 _BLOCK = 8
 # Samples along an axis beyond which no more of a spectrum is looked at.

@@ -243,7 +243,6 @@ class SMCSampler:
     def _nearer(self, population: _Population, near: Likelihood) -> _Population:
         """Return a settled population after it has moved to what is known near it."""
         self._population = population
-        self._exponents[_NEAR] = 0
         self._settle(_NEAR, near, moves_nearer(self._family))
         return self._population
 
@@ -252,6 +251,7 @@ class SMCSampler:
         self._population = self._population.with_term(
             term, likelihood(self._population.kernels).to(self._device)
         )
+        self._exponents[term] = 0
         moves = 0
         while self._exponents[term] < 1 or moves < at_least:
             if self._exponents[term] < 1:

@@ -21,9 +21,9 @@ from napari_dkp.diffusion.model import DiffusionModel
 from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
+from napari_dkp.kernel_edges import KernelEdges
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.kernel_spectrum import KernelSpectrum
-from napari_dkp.kernel_steps import KernelSteps
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
@@ -59,6 +59,7 @@ class Parts:
     settings : resolved settings.
     plan : what is known before; None for a blind run.
     halves : of the plane's photons, for method "richardson-lucy"; None deals them.
+    colours : channels that show one scene; of several, they follow one another.
 
     Attributes
     ----------
@@ -75,6 +76,7 @@ class Parts:
         settings: Settings,
         plan: Plan | None = None,
         halves: PhotonHalves | None = None,
+        colours: int = 1,
     ) -> None:
         if not (
             settings.rks
@@ -103,6 +105,7 @@ class Parts:
         self._model = model
         self._data = data
         self._dealt = halves
+        self._colours = colours
         self._bounds = (bounds[0], math.inf) if settings.volume else bounds
         self._family = settings.kernel_family
         self._pke = settings.pke
@@ -255,7 +258,7 @@ class Parts:
             profile_weight=search.profile_weight,
             memory=search.memory,
             known=self._spectrum(),
-            known_near=self._steps if self._family == "trajectory" else None,
+            known_near=self._edges if self._family == "trajectory" else None,
         )
 
     def volume_kernel(self, generator: RandomGenerator) -> Iteration[TrialStep, None, Tensor]:
@@ -314,9 +317,10 @@ class Parts:
     def _spectrum(self) -> KernelSpectrum:
         return KernelSpectrum(self._model, self._data, float64_device(self._data.device))
 
-    def _steps(self, populations: list[Tensor]) -> KernelSteps:
-        noise = math.sqrt(self._noise_variance / len(self._data))
-        return KernelSteps(self._model, self._data, noise, populations)
+    def _edges(self, populations: list[Tensor]) -> KernelEdges:
+        scenes = self._data.unflatten(0, (-1, self._colours)).mean(1)
+        noise = math.sqrt(float(self._noise.variances(self._data).mean()) / self._colours)
+        return KernelEdges(self._model, scenes, noise, populations)
 
     def optics_trials(self) -> Iteration[TrialStep, None, None]:
         """Try what optics the data may be of, where that is open; kernels are then of those.

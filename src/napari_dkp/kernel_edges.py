@@ -18,7 +18,7 @@ from torch import Tensor
 from napari_dkp.degradation import Degradation
 
 
-class KernelSteps:
+class KernelEdges:
     """The likelihood of kernels near a population, under patches of a plane.
 
     A patch is y = a s + t + n but for a constant: s what the kernel makes of one of the steps, a
@@ -33,10 +33,11 @@ class KernelSteps:
     Parameters
     ----------
     model : forward model of the plane, two spatial axes.
-    data : y in normalised intensity, shape (C, h, w); the mean of its channels counts.
-    noise : standard deviation of the noise in that mean, normalised; of rounding at least.
+    data : y in normalised intensity, shape (scenes, h, w), each grey.
+    noise : standard deviation of their noise, normalised; of rounding at least.
     populations : kernels that may be, shape (N, *K) each, float32, in the first as in the others
-        but for half a turn. Under planes smaller than a patch they are all equally likely.
+        but for half a turn. They are all equally likely where planes are smaller than a patch, or
+        more than 800 taps are reached.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class KernelSteps:
         few = self._reached(population[:: math.ceil(len(population) / _FEW)])
         heard = [self._hear(ground, patches, steps, few) for ground, patches in parts]
         told = torch.cat([told for told, _ in heard])
-        least_told = told.topk(min(_MOST_PATCHES, len(told))).values[-1]
+        telling = torch.zeros_like(told, dtype=torch.bool)
+        telling[told.topk(min(_MOST_PATCHES, len(told))).indices] = True
+        kept_of = telling.split([len(patches) for _, patches in parts])
         responses, products, rows, owners = [], [], [], []
         self._n_patches = self._n_rows = 0
-        for (ground, patches), (told, shares) in zip(parts, heard, strict=True):
-            kept = told >= least_told
+        for (ground, patches), (_, shares), kept in zip(parts, heard, kept_of, strict=True):
             step, patch = (shares[:, kept] > _LEAST_SHARE).nonzero(as_tuple=True)
             used, row = step.unique(return_inverse=True)
             response = ground.white(steps[:, used])
@@ -189,12 +191,11 @@ def _places(shape: tuple[int, ...]) -> Tensor:
 
 
 def _patches(data: Tensor, every: int) -> Tensor:
-    """Return patches of a plane (C, h, w), of samples so far apart, shape (n, P²)."""
-    plane = data.double().mean(0)
+    """Return patches of planes (scenes, h, w), of samples so far apart, shape (n, P²)."""
     span = every * (_SIDE - 1) + 1
-    if min(plane.shape) < span:
-        return plane.new_zeros(0, _SIDE**2)
-    whole = plane.unfold(0, span, _STRIDE).unfold(1, span, _STRIDE)
+    if min(data.shape[1:]) < span:
+        return data.new_zeros(0, _SIDE**2)
+    whole = data.unfold(1, span, _STRIDE).unfold(2, span, _STRIDE)
     return whole[..., ::every, ::every].reshape(-1, _SIDE**2)
 
 
@@ -215,17 +216,17 @@ def _steps(model: Degradation, taps: Tensor, every: int) -> Tensor:
     most = int(reach / _OFFSET)
     offsets = torch.arange(-most, most + 1).to(taps) * _OFFSET
     softness = _SOFTNESS * math.sqrt(2)
-    seen = []
-    for shift in product(*((-0.5, 0.5) if between else (0.0,) for between in model.between)):
+    shifts = list(product(*((-0.5, 0.5) if between else (0.0,) for between in model.between)))
+    steps = taps.new_zeros(len(taps), 2, _ANGLES, len(offsets), len(samples))
+    for shift in shifts:
         moved = samples + torch.tensor(shift).to(taps)
         # taps, angles, offsets, P²
         across = (moved @ normals).T[:, None] - offsets[:, None]
         across = across - (taps @ normals)[:, :, None, None]
-        step = torch.erf(across / softness)
-        rising, falling = across + _BAR / 2, across - _BAR / 2
-        bar = torch.erf(rising / softness) - torch.erf(falling / softness)
-        seen.append(0.5 * torch.stack([step, bar], 1).flatten(1, 3))
-    steps = torch.stack(seen).mean(0)
+        steps[:, 0] += torch.erf(across / softness)
+        steps[:, 1] += torch.erf((across + _BAR / 2) / softness)
+        steps[:, 1] -= torch.erf((across - _BAR / 2) / softness)
+    steps = steps.flatten(1, 3) * (0.5 / len(shifts))
     return steps - steps.mean(2, keepdim=True)
 
 
@@ -257,6 +258,9 @@ def _texture(model: Degradation, kernel: Tensor, every: int) -> Tensor:
     power = 1 / (along**2 + across**2 + _FLAT_BELOW**2)
     structure = torch.fft.irfft2(power, s=shape)
     seen = torch.fft.rfft2(kernel, s=shape).abs().square() * power
+    for between, frequency in zip(model.between, (along, across), strict=True):
+        if between:  # a sample is the mean of two pixels
+            seen = seen * torch.cos(math.pi * frequency).square()
     covariance = torch.fft.irfft2(seen, s=shape) / (2 * (structure[0, 0] - structure[0, 1]))
     rows, columns = (
         (step * (torch.arange(_SIDE)[:, None] - torch.arange(_SIDE))) % n
