@@ -49,15 +49,14 @@ class KernelEdges:
         taps = _places(population.shape[1:]).to(population)[self._taps]
         extent = (taps.amax(0) - taps.amin(0) + 1) / torch.tensor(model.scale).to(population)
         every = max(1, round(float(extent.max()) / _EXTENT))
-        patches = _patches(data, every).to(population)
+        patches = _thinned(_patches(data, every)).to(population)
         self._tells = len(patches) > 0 and len(taps) <= _MOST_TAPS
         if not self._tells:
             return
         steps = _steps(model, taps, every)
         self._chance = math.log(_CHANCE / steps.shape[1])
         grounds = _grounds(model, means[0], every, max(noise, _ROUNDING))
-        lively = patches[patches.var(1).topk(min(_MOST_LOOKED_AT, len(patches))).indices]
-        parts = self._parts(grounds, lively, steps, self._reached(torch.stack(means)))
+        parts = self._parts(grounds, patches, steps, self._reached(torch.stack(means)))
         few = self._reached(population[:: math.ceil(len(population) / _FEW)])
         heard = [self._hear(ground, patches, steps, few) for ground, patches in parts]
         told = torch.cat([told for told, _ in heard])
@@ -197,6 +196,15 @@ def _patches(data: Tensor, every: int) -> Tensor:
         return data.new_zeros(0, _SIDE**2)
     whole = data.unfold(1, span, _STRIDE).unfold(2, span, _STRIDE)
     return whole[..., ::every, ::every].reshape(-1, _SIDE**2)
+
+
+def _thinned(patches: Tensor) -> Tensor:
+    """Return at most so many patches as are looked at, drawn at random.
+
+    The liveliest would be those that least are what is assumed.
+    """
+    order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))
+    return patches[order[:_MOST_LOOKED_AT].to(patches.device)]
 
 
 def _steps(model: Degradation, taps: Tensor, every: int) -> Tensor:
