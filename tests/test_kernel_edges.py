@@ -247,6 +247,19 @@ def test_where_no_patch_has_a_step_all_kernels_are_alike():
     assert torch.equal(found, found[:1].expand(20))
 
 
+def test_of_many_patches_some_of_the_livelier_half_are_looked_at(monkeypatch):
+    monkeypatch.setattr(kernel_edges, "_MOST_LOOKED_AT", 10)
+    patches = torch.linspace(0, 1, 100)[:, None] * torch.tensor([1.0, -1.0, 0.5])
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(3))
+    kept = kernel_edges._thinned(patches[order])
+    assert kept.shape == (10, 3)
+    assert kept[:, 0].min() >= 0.5
+    assert kept[:, 0].median() < 0.9  # not the liveliest
+    assert torch.equal(
+        kernel_edges._thinned(patches[:8]).sort(0).values, patches[:8].sort(0).values
+    )
+
+
 def test_kernels_count_each_by_itself():
     model = model_of()
     kernels = paths(model, 70)

@@ -199,12 +199,14 @@ def _patches(data: Tensor, every: int) -> Tensor:
 
 
 def _thinned(patches: Tensor) -> Tensor:
-    """Return at most so many patches as are looked at, drawn at random.
+    """Return at most so many patches as are looked at, drawn at random from the livelier half.
 
-    The liveliest would be those that least are what is assumed.
+    What is flat tells nothing, and what is liveliest is least like what is assumed.
     """
-    order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))
-    return patches[order[:_MOST_LOOKED_AT].to(patches.device)]
+    most = min(_MOST_LOOKED_AT, len(patches))
+    lively = patches.var(1, correction=0).topk(max(most, len(patches) // 2)).indices
+    drawn = torch.randperm(len(lively), generator=torch.Generator().manual_seed(0))[:most]
+    return patches[lively[drawn.to(patches.device)]]
 
 
 def _steps(model: Degradation, taps: Tensor, every: int) -> Tensor:
