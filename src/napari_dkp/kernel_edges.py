@@ -49,10 +49,11 @@ class KernelEdges:
         taps = _places(population.shape[1:]).to(population)[self._taps]
         extent = (taps.amax(0) - taps.amin(0) + 1) / torch.tensor(model.scale).to(population)
         every = max(1, round(float(extent.max()) / _EXTENT))
-        patches = _thinned(_patches(data, every)).to(population)
+        patches = _patches(data, every).to(population)
         self._tells = len(patches) > 0 and len(taps) <= _MOST_TAPS
         if not self._tells:
             return
+        patches = _thinned(patches)
         steps = _steps(model, taps, every)
         self._chance = math.log(_CHANCE / steps.shape[1])
         grounds = _grounds(model, means[0], every, max(noise, _ROUNDING))
@@ -204,7 +205,7 @@ def _thinned(patches: Tensor) -> Tensor:
     What is flat tells nothing, and what is liveliest is least like what is assumed.
     """
     most = min(_MOST_LOOKED_AT, len(patches))
-    lively = patches.var(1, correction=0).topk(max(most, len(patches) // 2)).indices
+    lively = patches.var(1).topk(max(most, len(patches) // 2)).indices
     drawn = torch.randperm(len(lively), generator=torch.Generator().manual_seed(0))[:most]
     return patches[lively[drawn.to(patches.device)]]
 
