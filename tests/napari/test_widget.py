@@ -640,7 +640,7 @@ def test_the_viewer_goes_on_while_a_model_is_read(diffusing, idle, qtbot, monkey
         threads.append(threading.current_thread())
         return load(*question)
 
-    monkeypatch.setattr("napari_dkp.plane.load", slow)
+    monkeypatch.setattr("napari_dkp.parts.load", slow)
     estimate._probe.cache_clear()
     widget._changed()
     qtbot.waitUntil(lambda: bool(threads), timeout=60_000)
