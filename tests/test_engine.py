@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from returned import returned
 from torch import Tensor
 
 from napari_dkp import engine
-from napari_dkp.engine import RestorerStep, alternate, at_most, every, watched
+from napari_dkp.engine import RestorerStep, alternate, at_most, every, mapped, watched
 from napari_dkp.state import State, Stop
 
 
@@ -283,3 +284,19 @@ def test_an_error_of_the_watcher_closes_the_source():
     with pytest.raises(RuntimeError, match="watcher"):
         list(watched(watch, source()))
     assert source.closed
+
+
+def test_values_of_a_generator_are_changed_one_by_one_and_its_result_is_not():
+    asked = []
+
+    def counting():
+        for number in range(3):
+            asked.append(number)
+            yield number
+        return "all"
+
+    values = mapped(counting(), lambda number: 10 * number)
+    assert next(values) == 0
+    assert asked == [0]
+    assert returned(values) == "all"
+    assert list(mapped(counting(), lambda number: 10 * number)) == [0, 10, 20]

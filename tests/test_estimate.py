@@ -135,7 +135,6 @@ LINE = {"kernel_family": "line"}
     "changes",
     [
         {},
-        {"kernel_family": "gaussian"},
         {"iterations": 5},
         {"iterations": 6},
         {"rks": RKSConfig(particles=16, every=2, updates=3)},
@@ -156,7 +155,9 @@ LINE = {"kernel_family": "line"}
 )
 def test_counts_are_those_of_a_run(monkeypatch, changes):
     """An image is restored, and every step of its parts is counted."""
-    changes = {"iterations": 20, "scale": 1} | changes
+    # White noise would be taken for an image that a lens has made.
+    photograph = {"method": "dip", "kernel_family": "gaussian"}
+    changes = {"iterations": 20, "scale": 1} | photograph | changes
     known = changes.pop("known", False)
     settings = with_(**changes, pke=replace(SMALL.pke, warm_up=3))
     steps: list[str] = []
@@ -176,7 +177,7 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     monkeypatch.setattr(DynamicKernelPrior, "_updated", watched)
     # Random data is all noise, under which a kernel follows no image.
     monkeypatch.setattr(parts, "_STRONG", math.inf)
-    # Of so small a plane it tells nothing.
+    # White noise is what no kernel has made.
     monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: True)
     hear = KernelSpectrum.__call__
     monkeypatch.setattr(
@@ -194,9 +195,10 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
     monkeypatch.setattr(
         DIPRestorer, "step", lambda self, kernel: steps.append("image") or improve(self, kernel)
     )
-    image = np.random.default_rng(0).random((20, 24))
+    image = np.random.default_rng(0).random((32, 36))
     run = Run(image, settings, np.ones((3, 3)) / 9 if known else None)
-    states = list(run)
+    # Those of a kernel that settles are of no step.
+    states = [state for state in run if state.step]
     count = Counts.of(run.settings, known_kernel=known)
     searching = sum(state.searching for state in states)
     assert (count.search_steps, count.steps) == (searching, len(states) - searching)

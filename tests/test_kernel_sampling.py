@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from returned import returned
 
 from napari_dkp.config import RKSConfig
 from napari_dkp.degradation import Degradation
+from napari_dkp.engine import mapped
 from napari_dkp.families import KernelFamily, families
 from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_sampling import PaperSampler, SMCSampler, _systematic, make_sampler
@@ -300,16 +302,25 @@ def informed(known: Informed, turned=None, known_near=None) -> SMCSampler:
 
 def test_a_population_settles_on_what_is_known():
     smc = informed(Informed(lambda p: (p - 0.4) ** 2))
-    (candidate,) = smc.candidates()
+    (candidate,) = returned(smc.candidates())
     assert candidate.item() == pytest.approx(0.4, abs=0.1 * SIGMA)
     points = smc._population.kernels.flatten()
     assert points.mean().item() == pytest.approx(0.4, abs=0.1 * SIGMA)
     assert points.std().item() == pytest.approx(SIGMA, rel=0.1)
 
 
+def test_kernels_on_the_way_lead_to_the_candidate():
+    means = []
+    smc = informed(Informed(lambda p: (p - 0.4) ** 2))
+    (candidate,) = returned(mapped(smc.candidates(), means.append))
+    assert len(means) > 1
+    assert all(mean.shape == candidate.shape for mean in means)
+    assert torch.equal(means[-1], candidate)
+
+
 def test_what_is_known_multiplies_what_images_say():
     smc = informed(Informed(lambda p: (p - 0.4) ** 2))
-    smc.candidates()
+    returned(smc.candidates())
     for _ in range(12):
         smc.step(ToyMisfit(lambda p: (p - 0.6) ** 2))
     points = smc._population.kernels.flatten()
@@ -320,7 +331,7 @@ def test_what_is_known_multiplies_what_images_say():
 def test_what_turning_leaves_open_is_to_be_decided():
     both = Informed(lambda p: torch.minimum((p - 0.2) ** 2, (p - 0.8) ** 2))
     smc = informed(both, turned=lambda points: 1 - points)
-    one, other = (candidate.item() for candidate in smc.candidates())
+    one, other = (candidate.item() for candidate in returned(smc.candidates()))
     assert one + other == pytest.approx(1, abs=1e-5)
     assert sorted([one, other]) == pytest.approx([0.2, 0.8], abs=0.02)
     smc.keep(0)
@@ -337,7 +348,7 @@ def test_what_is_known_near_a_population_multiplies_what_is_known_at_all():
         return Informed(lambda p: (p - 0.6) ** 2)
 
     smc = informed(Informed(lambda p: (p - 0.4) ** 2), known_near=known_near)
-    (candidate,) = smc.candidates()
+    (candidate,) = returned(smc.candidates())
     (settled,) = asked
     assert settled.mean().item() == pytest.approx(0.4, abs=0.1 * SIGMA)
     assert candidate.item() == pytest.approx(0.5, abs=0.1 * SIGMA)
@@ -360,7 +371,7 @@ def test_each_candidate_moves_to_what_is_known_near_it():
         return Informed(lambda p: 10 * torch.minimum((p - 0.3) ** 2, (p - 0.7) ** 2))
 
     smc = informed(both, lambda points: 1 - points, known_near)
-    one, other = (candidate.item() for candidate in smc.candidates())
+    one, other = (candidate.item() for candidate in returned(smc.candidates()))
     assert sorted(each.mean().item() for each in asked) == pytest.approx([0.2, 0.8], abs=0.02)
     assert sorted([one, other]) == pytest.approx([0.25, 0.75], abs=0.02)
     smc.keep(1)
@@ -371,7 +382,7 @@ def test_each_candidate_moves_to_what_is_known_near_it():
 def test_a_unit_of_the_misfit_stands_for_the_least(unit):
     """The misfit of a profile may be anything: confidence counts in the unit, not the minimum."""
     smc = informed(Informed(lambda p: 0 * p))
-    smc.candidates()
+    returned(smc.candidates())
     for _ in range(12):
         smc.step(ToyMisfit(lambda p: (p - 0.5) ** 2, unit=unit))
     expected = math.sqrt(unit / (2 * CONFIDENCE))
@@ -380,7 +391,7 @@ def test_a_unit_of_the_misfit_stands_for_the_least(unit):
 
 def test_what_explains_nothing_is_forgotten():
     smc = informed(Informed(lambda p: (p - 0.4) ** 2, explains=False), lambda points: 1 - points)
-    assert smc.candidates() == []
+    assert returned(smc.candidates()) == []
     for points in (smc._population.kernels.flatten(), smc.draw(4096).flatten()):
         assert points.mean().item() == pytest.approx(0.5, abs=0.02)
         assert points.std().item() == pytest.approx(1 / math.sqrt(12), rel=0.05)

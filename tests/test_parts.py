@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from returned import returned
 from tiny import TINY, settings
 
 from napari_dkp import parts as module
@@ -87,12 +88,13 @@ def test_a_gaussian_is_heard_with_few_kernels(monkeypatch, changes, asked):
             made.append((arguments[3], known))
 
         def candidates(self):
+            yield torch.zeros(5, 5)
             return [torch.ones(5, 5)]
 
     monkeypatch.setattr(module, "DynamicKernelPrior", Heard)
     rks = RKSConfig(particles=200, moves=3, confidence=7.0)
-    parts, _, _ = parts_of(settings(**{"rks": rks} | changes))
-    heard = parts.hear(make_generator(0))
+    parts, _, _ = parts_of(settings(**{"rks": rks} | changes), (32, 36))
+    heard = returned(parts.hear(make_generator(0)))
     assert (heard is not None) is asked
     if asked:
         ((numbers, known),) = made
@@ -111,6 +113,7 @@ def test_under_strong_noise_a_gaussian_stands_where_the_spectrum_puts_it(
             self.updates = 0
 
         def candidates(self):
+            yield torch.zeros(5, 5)
             return [torch.ones(5, 5)]
 
         def step(self, image):
@@ -118,17 +121,27 @@ def test_under_strong_noise_a_gaussian_stands_where_the_spectrum_puts_it(
             return torch.full((5, 5), float(self.updates))
 
     monkeypatch.setattr(module, "DynamicKernelPrior", Heard)
-    model = Degradation((10, 12), (2, 2), (5, 5))
+    model = Degradation((32, 36), (2, 2), (5, 5))
     noise = Noise(1e-9, (max(level, 0.1) / 255) ** 2)
-    parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), noise, settings().resolve())
-    heard = parts.hear(make_generator(0))
+    parts = Parts(model, torch.rand(1, 32, 36), (0.0, 1.0), noise, settings().resolve())
+    heard = returned(parts.hear(make_generator(0)))
     first, second = (heard.step(image) for image in (None, torch.rand(1, 24, 28)))
     assert torch.equal(first, second) is stands
 
 
-def test_where_a_spectrum_tells_nothing_none_is_heard():
-    parts, _, _ = parts_of(settings())
-    assert parts.hear(make_generator(0)) is None
+@pytest.mark.parametrize("lr_shape", [(10, 12), (32, 36)])
+def test_where_a_spectrum_tells_nothing_none_is_heard(lr_shape):
+    """Of a small plane; and of white noise, which no kernel has made."""
+    parts, _, _ = parts_of(settings(), lr_shape)
+    assert returned(parts.hear(make_generator(0))) is None
+
+
+@pytest.mark.parametrize(("lr_shape", "tells"), [((10, 12), False), ((32, 36), True)])
+def test_a_motion_in_a_small_plane_has_nothing_to_settle_on(priors, lr_shape, tells):
+    parts, _, _ = parts_of(settings(kernel_family="line"), lr_shape)
+    parts.search_prior(make_generator(0))
+    ((*_, options),) = priors
+    assert (options["known"] is not None) is tells
 
 
 NOISY = Noise(1e-9, 0.03**2)

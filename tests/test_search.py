@@ -4,6 +4,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
+from collections.abc import Generator as Iteration
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ class Prior:
     def __init__(self, candidates: int = 0, misfits: dict[int, float] | None = None) -> None:
         self.followed: list[list[float]] = []
         self.n_candidates = candidates
+        self.on_the_way: list[float] = []
         self.misfits = misfits or {}
         self.judged: list[tuple[float, float]] = []
         self.kept: list[int] = []
@@ -40,7 +42,8 @@ class Prior:
     def remember(self) -> None:
         self.remembers_after.append(len(self.followed))
 
-    def candidates(self) -> list[Tensor]:
+    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
+        yield from map(kernel, self.on_the_way)
         return [kernel(-1 - number) for number in range(self.n_candidates)]
 
     def gradient_misfit(self, image: Tensor, under: Tensor) -> float:
@@ -234,6 +237,21 @@ def test_states_are_numbered_over_all_images(candidates):
     assert {state.n_steps for state in states} == {50}
     assert {state.stop for state in states} == {Stop.RUNNING}
     assert all(state.searching for state in states)
+
+
+@pytest.mark.parametrize("candidates", [0, 2])
+def test_a_kernel_that_settles_takes_no_step(candidates):
+    prior = Prior(candidates)
+    prior.on_the_way = [5, 6]
+    states, _ = search(JUDGED, prior, before=7, n_steps=50)
+    assert [state.step for state in states] == [7, 7, *range(8, 8 + 24)]
+    assert [state.kernel.mean().item() for state in states[:2]] == [5, 6]
+    for state in states[:2]:
+        assert state.searching
+        assert state.stop is Stop.RUNNING
+        assert state.image is START
+        assert math.isnan(state.residual)
+        assert state.n_steps == 50
 
 
 def test_states_show_the_kernel_at_work():

@@ -57,6 +57,11 @@ def picture(*shape: int, seed: int = 0, dtype: type = np.float32) -> np.ndarray:
     return (10 + 190 * (smooth - smooth.min()) / np.ptp(smooth)).astype(dtype)
 
 
+def settles(state: State[np.ndarray]) -> bool:
+    """Whether a state is of a kernel that settles before there is an image: that is no step."""
+    return state.searching and state.own_step == 0 and math.isnan(state.residual)
+
+
 def finished(run: Run) -> Run:
     for _ in run:
         pass
@@ -329,6 +334,23 @@ def test_a_stopped_run_keeps_its_last_state(tiny, search):
     np.testing.assert_array_equal(result.kernel, state.kernel)
     assert result.steps == len(result.history) == 3
     assert result.history[-1] == state.residual
+
+
+@pytest.mark.parametrize("family", ["gaussian", "line"])
+def test_a_run_may_stop_while_its_kernel_settles(family):
+    run = Run(picture(40, 36), settings(MOTION | {"kernel_family": family}, method="dip"))
+    states = iter(run)
+    first, second = next(states), next(states)
+    assert settles(first)
+    assert settles(second)
+    states.close()
+    result = run.result()
+    assert result.stop is Stop.CANCELLED
+    assert result.steps == 0
+    assert result.history == ()
+    np.testing.assert_allclose(result.image, run.interpolated(()), rtol=1e-5)
+    np.testing.assert_array_equal(result.kernel, second.kernel)
+    assert result.kernel.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_history_is_that_of_the_restoration_once_it_has_begun():
@@ -915,8 +937,8 @@ def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
     }
     states = list(iter_restore(lr, **brief, kernel_size=15))
     first, found = (kernel_ncc(state.kernel, moved.numpy()) for state in (states[0], states[-1]))
-    assert found > first + 0.05
-    assert found > 0.85
+    assert found > first + 0.1
+    assert found > 0.8
 
 
 def test_a_known_kernel_helps(simulated):
@@ -1542,7 +1564,7 @@ def test_steps_never_fall_and_never_pass_the_plan(method, family, shared, tile):
     before = 0
     for state in run:
         assert before <= state.step <= state.n_steps == run.n_steps
-        assert state.step > before or state.done
+        assert state.step > before or state.done or settles(state)
         before = state.step
     assert state.stop is run.result().stop is Stop.COMPLETED
     assert [report is None for report in run.result().reports] == [

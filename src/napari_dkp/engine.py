@@ -66,6 +66,24 @@ Array = TypeVar("Array")
 StateGenerator = Generator[State[Array], None, None]
 
 
+Value = TypeVar("Value")
+Other = TypeVar("Other")
+Result = TypeVar("Result")
+
+
+def mapped(
+    values: Generator[Value, None, Result], change: Callable[[Value], Other]
+) -> Generator[Other, None, Result]:
+    """Yield what becomes of the values of a generator; return what it returns."""
+    while True:
+        try:
+            value = next(values)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield change(value)
+
+
 def alternate(
     restorer: ImageRestorer,
     prior: KernelPrior,

@@ -1,6 +1,7 @@
 """Kernel priors as the engine knows them: the dynamic one (eqs. 14-15) and a known PSF."""
 
 from collections.abc import Callable
+from collections.abc import Generator as Iteration
 
 import torch
 from torch import Generator, Tensor
@@ -8,7 +9,7 @@ from torch import Generator, Tensor
 from napari_dkp.config import PKEConfig, RKSConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device
-from napari_dkp.engine import KernelPrior
+from napari_dkp.engine import KernelPrior, mapped
 from napari_dkp.families import families
 from napari_dkp.gram import GramStatistics
 from napari_dkp.kernel_estimator import KernelEstimator
@@ -72,9 +73,16 @@ class DynamicKernelPrior:
         self._sampler = make_sampler(kernel_families, rks, generator, home, known, known_near)
         self._estimator = KernelEstimator(model, pke, generator, home)
 
-    def candidates(self) -> list[Tensor]:
-        """Return kernels of shape (*K,) that are likely before there is an image, if known."""
-        return [kernel.to(self._data) for kernel in self._sampler.candidates()]
+    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
+        """Return kernels of shape (*K,) that are likely before there is an image, if known.
+
+        Yields
+        ------
+        The kernel on the way, of the same shape.
+        """
+        settling = self._sampler.candidates()
+        found = yield from mapped(settling, lambda kernel: kernel.to(self._data))
+        return [kernel.to(self._data) for kernel in found]
 
     def gradient_misfit(self, image: Tensor, kernel: Tensor) -> float:
         """Return the sum of squared differences between residuals of neighbouring samples.

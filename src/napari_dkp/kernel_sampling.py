@@ -8,6 +8,7 @@ what is known of kernels without one.
 
 import math
 from collections.abc import Callable
+from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,10 +23,14 @@ from napari_dkp.gram import GramStatistics
 class KernelSampler(Protocol):
     """Proposes the prior kernel k_p."""
 
-    def candidates(self) -> list[Tensor]:
+    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
         """Return kernels of shape (*kernel_shape) that are likely before there is an image.
 
         Images have to decide between them. An empty list where nothing is known.
+
+        Yields
+        ------
+        The mean of the kernels on the way, for that takes a while.
         """
 
     def keep(self, number: int) -> None:
@@ -64,8 +69,9 @@ class PaperSampler:
         place = chosen.argsort().argsort()  # of each draw, family by family
         return torch.cat(kernels)[place.to(self._device)]
 
-    def candidates(self) -> list[Tensor]:
+    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
         """Return none: draws go on from nothing."""
+        yield from ()
         return []
 
     def keep(self, number: int) -> None:
@@ -187,17 +193,21 @@ class SMCSampler:
             return kernels[index.to(kernels.device)]
         return _members(self._family, count, self._generator, self._device)
 
-    def candidates(self) -> list[Tensor]:
+    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
         """Settle on what is known without an image; return what that leaves to be decided.
 
         That is at least one kernel, unless nothing is known, or the best one leaves what tells
         against what is assumed. Power spectra do not tell a kernel from the same one turned by 180
         degrees.
+
+        Yields
+        ------
+        The mean kernel after each stage.
         """
         turned = self._family.turned
         if self._known is None:
             return []
-        self._settle(_KNOWN, self._known, settling_moves(self._family))
+        yield from self._settle(_KNOWN, self._known, settling_moves(self._family))
         kernels = self._population.kernels
         best = kernels[self._log_target(self._population).argmax()]
         if not self._known.explained(best):
@@ -213,7 +223,10 @@ class SMCSampler:
             populations = [alike, self._turned(alike)]
         if self._known_near is not None:
             self._near = self._known_near([each.kernels for each in populations])
-            populations = [self._nearer(each, self._near) for each in populations]
+            for number, population in enumerate(populations):
+                self._population = population
+                yield from self._settle(_NEAR, self._near, moves_nearer(self._family))
+                populations[number] = self._population
         self._candidates = populations
         self.keep(0)
         return [population.kernels.mean(0) for population in populations]
@@ -240,14 +253,13 @@ class SMCSampler:
         points = self._family.turned(population.points)
         return _Population(points, self._family.render(points), population.terms)
 
-    def _nearer(self, population: _Population, near: Likelihood) -> _Population:
-        """Return a settled population after it has moved to what is known near it."""
-        self._population = population
-        self._settle(_NEAR, near, moves_nearer(self._family))
-        return self._population
+    def _settle(
+        self, term: int, likelihood: Likelihood, at_least: int
+    ) -> Iteration[Tensor, None, None]:
+        """Move the population, in so many moves at least, to a target with a new term.
 
-    def _settle(self, term: int, likelihood: Likelihood, at_least: int) -> None:
-        """Move the population, in so many moves at least, to a target with a new term."""
+        Yields the mean kernel after each stage.
+        """
         self._population = self._population.with_term(
             term, likelihood(self._population.kernels).to(self._device)
         )
@@ -261,6 +273,7 @@ class SMCSampler:
             for _ in range(_MOVES_PER_STAGE):
                 self._move(None)
             moves += _MOVES_PER_STAGE
+            yield self._population.kernels.mean(0)
 
     def _halvings(self) -> Tensor:
         return 0.5 ** torch.arange(_STAGES, dtype=torch.float64, device=self._device)

@@ -31,6 +31,10 @@ class KernelSpectrum:
     data : y in normalised intensity, shape (C, h, w); the mean of its channels' power counts. Of
         small planes, or without contrast, all kernels are equally likely.
     device : where kernels are.
+
+    Attributes
+    ----------
+    tells : False where all kernels are equally likely.
     """
 
     def __init__(self, model: Degradation, data: Tensor, device: torch.device) -> None:
@@ -49,8 +53,8 @@ class KernelSpectrum:
         # The axes hold what differs between opposite borders. Of ±f, one is enough.
         told = (radius > _LOWEST) & (along.abs() > 1.5 / rows) & (across > 1.5 / columns)
         kept = _thinned(told, _MOST_FREQUENCIES)
-        self._tells = min(rows, columns) >= _SMALLEST and bool(chosen)
-        if not self._tells:
+        self.tells = min(rows, columns) >= _SMALLEST and bool(chosen)
+        if not self.tells:
             return
         # Of each block and channel, shape (B, C, F), at the frequencies kept.
         self._powers = torch.from_numpy(np.stack(powers))[..., kept].to(device, torch.float32)
@@ -78,7 +82,7 @@ class KernelSpectrum:
 
     def __call__(self, kernels: Tensor) -> Tensor:
         """Return the log-likelihood of kernels (N, *K), but for a constant: float64, shape (N,)."""
-        if not self._tells:
+        if not self.tells:
             return torch.zeros(len(kernels), dtype=torch.float64, device=kernels.device)
         parts = [self._log_likelihood(part) for part in kernels.float().split(_AT_ONCE)]
         return torch.cat(parts).double()
@@ -90,7 +94,7 @@ class KernelSpectrum:
         plane that tells nothing has nothing to explain it. Channels count each by itself: the mean
         of many scatters little, whatever they are.
         """
-        if not self._tells:
+        if not self.tells:
             return False
         powers = self._powers.flatten(0, 1)
         _, total = self._suited(kernel.float()[None], powers, _TO_THE_END)

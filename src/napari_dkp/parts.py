@@ -187,16 +187,23 @@ class Parts:
         """Return a fresh kernel prior for that image."""
         return self._standing(self._make_prior(generator))
 
-    def hear(self, generator: RandomGenerator) -> engine.KernelPrior | None:
+    def hear(
+        self, generator: RandomGenerator
+    ) -> Iteration[Tensor, None, engine.KernelPrior | None]:
         """Return a kernel prior that has settled on the power spectrum.
 
         None where none is asked for, or the spectrum tells nothing.
+
+        Yields
+        ------
+        The kernel on the way, shape (*K,).
         """
         rks = heard_sampling(self.settings)
-        if rks is None:
+        spectrum = self._spectrum() if rks else None
+        if spectrum is None:
             return None
-        prior = self._make_prior(generator, rks, self._spectrum())
-        candidates = prior.candidates()
+        prior = self._make_prior(generator, rks, spectrum)
+        candidates = yield from prior.candidates()
         if not candidates:
             return None
         if self._noise_variance >= _STRONG**2:
@@ -314,8 +321,10 @@ class Parts:
             known=known,
         )
 
-    def _spectrum(self) -> KernelSpectrum:
-        return KernelSpectrum(self._model, self._data, float64_device(self._data.device))
+    def _spectrum(self) -> KernelSpectrum | None:
+        """Return what the plane's power spectrum says of its kernel, if that is anything."""
+        spectrum = KernelSpectrum(self._model, self._data, float64_device(self._data.device))
+        return spectrum if spectrum.tells else None
 
     def _edges(self, populations: list[Tensor]) -> KernelEdges:
         scenes = self._data.unflatten(0, (-1, self._colours)).mean(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator as Iteration
 from dataclasses import replace
+from itertools import count
 from typing import TypeVar
 
 import torch
@@ -22,7 +23,7 @@ from napari_dkp.schedule import (
     standing_after,
     trial_steps,
 )
-from napari_dkp.search import Forming, KernelSearch
+from napari_dkp.search import Forming, KernelSearch, settling
 from napari_dkp.state import State, Stop
 
 Found = TypeVar("Found")
@@ -35,8 +36,9 @@ def fit(parts: Parts) -> engine.StateGenerator[Tensor]:
 
     Yields
     ------
-    A state per image step, numbered over the search and the restoration proper. If the last one is
-    of a restoration that is complete, the parts know its `plan` and its `evidence`.
+    A state per image step, numbered over the search and the restoration proper; before the first,
+    some of a kernel that settles on what is known without an image. If the last one is of a
+    restoration that is complete, the parts know its `plan` and its `evidence`.
     """
     with parts.kept_memory():
         # Its frame, with all that takes memory, is gone before the memory is given back.
@@ -50,9 +52,11 @@ def _fit(parts: Parts) -> engine.StateGenerator[Tensor]:
     search = None if plan else search_plan(settings)
     tried = plan is None and trial_steps(settings) > 0
     seeks = plan is None and search is None
-    heard = parts.hear(generator) if seeks else None
-    restorer = parts.restorer(generator, seeks=seeks, follows=seeks and heard is None)
     n_steps = planned_steps(settings, plan)
+    heard = None
+    if seeks:
+        heard = yield from settling(parts.hear(generator), 0, n_steps, start)
+    restorer = parts.restorer(generator, seeks=seeks, follows=seeks and heard is None)
     left = parts.n_steps
     if plan is None:
         yield from _watched(parts.optics_trials(), 1, n_steps, start)
@@ -120,12 +124,10 @@ def _watched(
 
     Their images are of pieces: another one is shown.
     """
-    found = []
+    steps = count(first)
 
-    def kept() -> Iteration[TrialStep, None, None]:
-        found.append((yield from trials))
+    def shown(trial: TrialStep) -> State[Tensor]:
+        loss = float(trial.residual)
+        return State(next(steps), n_steps, image, trial.kernel, loss, loss, searching=True)
 
-    for step, (kernel, residual) in enumerate(kept(), first):
-        loss = float(residual)
-        yield State(step, n_steps, image, kernel, loss, loss, searching=True)
-    return found[0]
+    return (yield from engine.mapped(trials, shown))

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Generator as Iteration
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -84,10 +84,14 @@ class SoughtKernel(KernelPrior, Protocol):
     def remember(self) -> None:
         """From now on, count what earlier images that it followed told."""
 
-    def candidates(self) -> list[Tensor]:
+    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
         """Return kernels of shape (*K,) under which to form the first images; empty, to follow.
 
         To be asked once: the prior settles on what it knows.
+
+        Yields
+        ------
+        The kernel on the way.
         """
 
     def gradient_misfit(self, image: Tensor, kernel: Tensor) -> float:
@@ -132,13 +136,13 @@ class KernelSearch:
         self._kernel_every = kernel_every
 
     def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
-        """Search; yield the state of every image step and return the kernel, shape (*K,).
+        """Search; yield states, most of an image step, and return the kernel, shape (*K,).
 
         There is none where all images under candidates diverge, or without candidates all that
         count; the last state then says so.
 
         States are numbered over all images and show the latest one that has formed: none is shown
-        that starts from noise.
+        that starts from noise. Before the first image they are of a kernel that settles.
 
         Parameters
         ----------
@@ -147,7 +151,8 @@ class KernelSearch:
         """
         self._done, self._n_steps = before, n_steps
         kernel: Tensor | None
-        if candidates := self._prior.candidates():
+        settled = settling(self._prior.candidates(), before, n_steps, self._start)
+        if candidates := (yield from settled):
             kernel = yield from self._learned(candidates)
         else:
             kernel = yield from self._followed()
@@ -237,6 +242,25 @@ class KernelSearch:
             return _Formed(None, kernels)
         self._start = state.image
         return _Formed(scout.latest.image, kernels)
+
+
+Found = TypeVar("Found")
+
+
+def settling(
+    kernels: Iteration[Tensor, None, Found], step: int, n_steps: int, image: Tensor
+) -> Iteration[State[Tensor], None, Found]:
+    """Yield a state per kernel on the way to something that is known without images; return that.
+
+    Parameters
+    ----------
+    step, n_steps, image : of all these states. They are no image steps, and nothing is fitted.
+    """
+
+    def shown(kernel: Tensor) -> State[Tensor]:
+        return State(step, n_steps, image, kernel, math.nan, math.nan, searching=True)
+
+    return (yield from engine.mapped(kernels, shown))
 
 
 class _Remembering:

@@ -34,14 +34,17 @@ class State(Generic[Array]):
 
     Attributes
     ----------
-    step, n_steps : steps done and planned, over all planes of the run; the plan may change.
+    step, n_steps : steps done and planned, over all planes of the run; the plan may change. Of
+        several states in which a kernel settles before there is an image it is the same, at first
+        0.
     image : HR estimate of the plane at work. From `iter_restore`: numpy float32 in the input's
         intensity units, shape and axes as those of one of its planes or volumes, spatial
         axes enlarged; it leaves the device when it is first looked at.
     kernel : its point spread function, shape (*K,), non-negative, sums to 1.
     loss : objective of the image restorer at this step; its terms may change during a run.
     residual : root mean square of LR minus re-blurred HR image, in the intensity units of `image`;
-        in the search of the fit under way, while `image` is that of the latest finished one.
+        in the search of the fit under way, while `image` is that of the latest finished one. Not a
+        number, as `loss`, while a kernel settles.
     stop : RUNNING until the last state.
     plane : index of the plane at work along the looped axes; () for a single plane.
     searching : True while the kernel is sought apart from the image. That image is of a small

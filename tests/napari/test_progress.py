@@ -51,6 +51,16 @@ def test_a_plane_of_a_stack_its_steps_and_the_time_of_all(clock):
     assert follow(progress, clock, steps[1:25]) == "Plane 3 of 4, step 5 of 10, about 15 s left"
 
 
+def test_time_in_which_a_kernel_settles_is_not_that_of_steps(clock):
+    progress = Progress(Watch(clock), 1, shared=True)
+    settling = [state(0, 10, 0, 10, searching=True) for _ in range(4)]
+    expected = "Finding the kernel: step 0 of 10"
+    assert follow(progress, clock, settling, seconds=100.0) == expected
+    steps = [state(own, 10, own, 10, searching=True) for own in range(1, 5)]
+    expected = "Finding the kernel: step 4 of 10, about 6 s left"
+    assert follow(progress, clock, steps) == expected
+
+
 def test_planes_that_are_restored_together_are_named_together(clock):
     progress = Progress(Watch(clock), 7, shared=True)
     first = [state(own, 15, own, 5, together=4, plane=(0,)) for own in range(1, 5)]

@@ -49,7 +49,7 @@ class Growth:
 
     def take(self, state: State[np.ndarray]) -> bool:
         """Note a state, and keep its plane if that is done; return whether it is a further step."""
-        further = self._latest is None or state.step != self._latest.step
+        further = state.step != (self._latest.step if self._latest else 0)
         if further:
             history = self._search_history if state.searching else self._history
             history.append(state.residual)

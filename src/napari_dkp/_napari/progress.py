@@ -72,8 +72,9 @@ class Progress:
         # Between a search and what follows it, things are set up once.
         if before is not None and self._at is not None and before.searching is state.searching:
             # By the plan: restorations that end early count as all their steps.
-            steps = state.step - before.step
-            self._paces[state.searching].add(steps, now - self._at, state.own_steps)
+            # What is no step, a kernel that settles, says nothing of how long steps take.
+            if steps := state.step - before.step:
+                self._paces[state.searching].add(steps, now - self._at, state.own_steps)
         self._at = now
         self._state, self._channel = state, channel
         if state.together == 1 or not state.done:
