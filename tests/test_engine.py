@@ -300,3 +300,18 @@ def test_values_of_a_generator_are_changed_one_by_one_and_its_result_is_not():
     assert asked == [0]
     assert returned(values) == "all"
     assert list(mapped(counting(), lambda number: 10 * number)) == [0, 10, 20]
+
+
+def test_who_closes_changed_values_closes_the_generator():
+    source = iter(number for number in range(3))
+    values = mapped(source, lambda number: 10 * number)
+    next(values)
+    values.close()
+    assert list(source) == []
+
+
+def test_of_a_kernel_that_settles_no_state_is_one_of_every_few_steps():
+    tensor = torch.zeros(1)
+    settles = State(0, 9, tensor, tensor, math.nan, math.nan, searching=True)
+    steps = [State(step, 9, tensor, tensor, 1.0, 1.0) for step in range(1, 10)]
+    assert [state.step for state in every(3, [settles, settles, *steps])] == [3, 6, 9]

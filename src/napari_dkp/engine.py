@@ -6,7 +6,7 @@ usable result.
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from time import monotonic
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -75,13 +75,14 @@ def mapped(
     values: Generator[Value, None, Result], change: Callable[[Value], Other]
 ) -> Generator[Other, None, Result]:
     """Yield what becomes of the values of a generator; return what it returns."""
-    while True:
-        try:
-            value = next(values)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        yield change(value)
+    with closing(values):
+        while True:
+            try:
+                value = next(values)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield change(value)
 
 
 def alternate(
@@ -164,7 +165,9 @@ def every(n: int, states: Iterable[State[Array]]) -> StateGenerator[Array]:
     """Thin a run to each n-th state; the last one always passes."""
     with _closing(states) as source:
         for state in source:
-            if state.step % n == 0 or state.stop is not Stop.RUNNING:
+            # A kernel that settles has no residual, and takes no step.
+            counts = state.step % n == 0 and not math.isnan(state.residual)
+            if counts or state.stop is not Stop.RUNNING:
                 yield state
 
 

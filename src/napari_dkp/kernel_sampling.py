@@ -30,7 +30,7 @@ class KernelSampler(Protocol):
 
         Yields
         ------
-        The mean of the kernels on the way, for that takes a while.
+        The mean of the kernels on the way, shape (*kernel_shape), for that takes a while.
         """
 
     def keep(self, number: int) -> None:
@@ -202,7 +202,7 @@ class SMCSampler:
 
         Yields
         ------
-        The mean kernel after each stage.
+        The mean kernel after each stage, shape (*kernel_shape).
         """
         turned = self._family.turned
         if self._known is None:
@@ -258,7 +258,9 @@ class SMCSampler:
     ) -> Iteration[Tensor, None, None]:
         """Move the population, in so many moves at least, to a target with a new term.
 
-        Yields the mean kernel after each stage.
+        Yields
+        ------
+        The mean kernel after each stage, shape (*kernel_shape).
         """
         self._population = self._population.with_term(
             term, likelihood(self._population.kernels).to(self._device)

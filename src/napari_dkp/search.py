@@ -91,7 +91,7 @@ class SoughtKernel(KernelPrior, Protocol):
 
         Yields
         ------
-        The kernel on the way.
+        The kernel on the way, shape (*K,).
         """
 
     def gradient_misfit(self, image: Tensor, kernel: Tensor) -> float:
@@ -151,8 +151,8 @@ class KernelSearch:
         """
         self._done, self._n_steps = before, n_steps
         kernel: Tensor | None
-        settled = settling(self._prior.candidates(), before, n_steps, self._start)
-        if candidates := (yield from settled):
+        candidates = yield from settling(self._prior.candidates(), before, n_steps, self._start)
+        if candidates:
             kernel = yield from self._learned(candidates)
         else:
             kernel = yield from self._followed()
@@ -254,6 +254,7 @@ def settling(
 
     Parameters
     ----------
+    kernels : of shape (*K,) each.
     step, n_steps, image : of all these states. They are no image steps, and nothing is fitted.
     """
 
