@@ -141,8 +141,7 @@ def record_on_tapes(monkeypatch) -> list[Tape]:
     def recordable(network, config):
         optimisers = make_optimisers(network, config)
         for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = torch.tensor(group["lr"], dtype=torch.float64)
+            optimiser.rate = torch.tensor(optimiser.rate, dtype=torch.float64)
         return optimisers
 
     monkeypatch.setattr(dip, "make_graph", lambda device: made.append(Tape()) or made[-1])

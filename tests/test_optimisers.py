@@ -1,12 +1,18 @@
-"""Muon: orthogonal steps against an SVD, the published update rule, who takes which weights."""
+"""Muon against an SVD and the published rule, Adam against torch's; who takes which weights."""
 
 import pytest
 import torch
 from torch import nn
 
+from napari_dkp.adam import Adam
 from napari_dkp.config import DIPConfig
 from napari_dkp.restorers.networks import make_network
-from napari_dkp.restorers.optimisers import Muon, make_optimisers, orthogonalised
+from napari_dkp.restorers.optimisers import (
+    Muon,
+    make_optimisers,
+    orthogonalised,
+    set_learning_rate,
+)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -72,14 +78,35 @@ def test_steps_are_those_of_torch(shape):
 def test_every_weight_has_one_optimiser():
     network = make_network(DIPConfig(channels=8), 3, (64, 64))
     optimisers = make_optimisers(network, DIPConfig(channels=8))
-    taken = [p for o in optimisers for group in o.param_groups for p in group["params"]]
+    taken = [weight for optimiser in optimisers for weight in optimiser.weights]
     assert {id(p) for p in taken} == {id(p) for p in network.parameters()}
     assert len(taken) == len(list(network.parameters()))
-    muon = {id(p) for p in optimisers[0].param_groups[0]["params"]}
+    muon = {id(p) for p in optimisers[0].weights}
     assert id(network.head.weight) not in muon
     assert id(network.up[0][2].weight) in muon
 
 
-def test_a_missing_gradient_is_named():
+@pytest.mark.parametrize("make", [Muon, Adam])
+def test_a_missing_gradient_is_named(make):
     with pytest.raises(ValueError, match="backward"):
-        Muon([nn.Parameter(random(3, 4))], 0.1).step()
+        make([nn.Parameter(random(3, 4))], 0.1).step()
+
+
+@pytest.mark.parametrize("in_tensor", [False, True], ids=["number", "tensor"])
+def test_adam_steps_as_that_of_torch_does(in_tensor):
+    rates = [0.1, 0.1, 0.02, 0.3]
+    ours = [nn.Parameter(random(3, 4)), nn.Parameter(random(5, seed=1))]
+    theirs = [nn.Parameter(weight.detach().clone()) for weight in ours]
+    optimiser = Adam(ours, torch.tensor(0.0) if in_tensor else 0.0)
+    reference = torch.optim.Adam(theirs)
+    for seed, rate in enumerate(rates):
+        set_learning_rate([optimiser], rate)
+        reference.param_groups[0]["lr"] = rate
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = random(*one.shape, seed=seed)
+            other.grad = one.grad.clone()
+        optimiser.step()
+        reference.step()
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    assert (ours[0] - random(3, 4)).abs().min() > 0.01

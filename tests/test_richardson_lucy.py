@@ -21,6 +21,7 @@ from napari_dkp.degradation import Degradation
 from napari_dkp.kernel_prior import KnownKernel
 from napari_dkp.noise import Noise
 from napari_dkp.restorers import richardson_lucy
+from napari_dkp.restorers.deviance import Deviance
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.restorers.risk import Risk
 from napari_dkp.state import Stop
@@ -145,12 +146,13 @@ def test_a_judge_takes_the_place_of_the_risk_under_every_kernel():
     _, data, kernel = simulated(100)
     halves = halves_of(data)
     plain = restorer_of(data)
-    judged = RichardsonLucyRestorer(SCENE, halves, 15, halves.deviance)
+    deviance_of = Deviance(halves.counts)
+    judged = RichardsonLucyRestorer(SCENE, halves, 15, deviance_of)
     for each in (kernel, optics(0.2, SCENE)):
         for _ in range(3):
             expected, found = plain.step(each), judged.step(each)
             assert torch.equal(found.image, expected.image)
-            deviance = float(halves.deviance(judged.latest.means))
+            deviance = float(deviance_of(judged.latest.means))
             assert judged.latest.risk == deviance
             assert float(found.loss) == pytest.approx(deviance)
             assert abs(deviance - float(expected.loss)) > 1e-3

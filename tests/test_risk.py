@@ -53,6 +53,18 @@ def test_the_risk_is_that_of_its_formula(shape, scale, channels):
     assert found == pytest.approx(by_formula(model, photons, kernel, means), rel=1e-5)
 
 
+def test_of_lengths_that_are_slow_to_transform_the_last_samples_do_not_count():
+    model, whole = Degradation((12, 33), (2, 1), (6, 5)), Degradation((13, 34), (2, 1), (6, 5))
+    drawn = torch.rand(2, 2, 1, 13, 34, generator=generator(2), dtype=torch.float64)
+    photons, means = (20 * drawn[0]).round(), 20 * drawn[1]
+    kernel = optics(0.2, model).double()
+    part = (..., slice(12), slice(33))
+    # Light is counted on the whole plane.
+    light = photons[part].mean() / photons.mean()
+    expected = float(light) * by_formula(model, photons[part], kernel, means[part])
+    assert float(Risk(whole, photons, kernel)(means)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_image_is_judged_by_the_other_half():
     model = Degradation((12, 10), (1, 1), (5, 5))
     photons = torch.poisson(torch.full((2, 1, 12, 10), 20.0), generator=generator(1))

@@ -8,11 +8,11 @@ families; the data may take it out of them.
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from napari_dkp.adam import Adam
 from napari_dkp.config import PKEConfig
 from napari_dkp.degradation import Degradation
 from napari_dkp.gram import GramStatistics
@@ -47,11 +47,10 @@ class KernelEstimator:
         layers = (module for layer in others for module in (nn.ReLU6(), layer))
         self._layers = nn.Sequential(*layers).to(device)
         rate = config.learning_rate
-        groups: list[dict[str, Any]] = [
-            {"params": [self._first], "lr": rate * (1 + noise.sum().item())},
-            {"params": list(self._layers.parameters())},
+        self._optimisers = [
+            Adam([self._first], rate * (1 + noise.sum().item())),
+            Adam(self._layers.parameters(), rate),
         ]
-        self._optimiser = torch.optim.Adam(groups, rate, fused=device.type != "mps")
         self._softmax = CentredSoftmax(self._shape, model.kernel_centre, self._first)
         self._tilt: Tensor | None = None
         self._update()
@@ -99,9 +98,11 @@ class KernelEstimator:
     def _descend(self, slope: Tensor) -> None:
         """Do one step of Adam down the gradient of a loss by the kernel, shape (*K,)."""
         gradient = self._softmax.gradient(self._kernel, slope.reshape(1, -1))
-        self._optimiser.zero_grad(set_to_none=True)
+        self._first.grad = None
+        self._layers.zero_grad()
         self._layers(self._first).backward(gradient[0])
-        self._optimiser.step()
+        for optimiser in self._optimisers:
+            optimiser.step()
         self._update()
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from napari_dkp.kernel_shape import measure
 from napari_dkp.noise import Noise
 from napari_dkp.optics import airy
 from napari_dkp.randomness import make_generator
+from napari_dkp.restorers.deviance import Deviance
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.restorers.risk import Risk
@@ -84,11 +85,12 @@ def try_optics(
     )
     halves = PhotonHalves(model, piece, noise, make_generator(seed))
     # Comparable only in one passband: that of the kernel in the middle.
+    deviance_of = Deviance(halves.counts)
     risk_of = Risk(model, halves.counts, kernels[len(kernels) // 2])
     least = []
     for kernel in kernels:
         restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, risk_of)
-        least.append(_least_errors(restorer, halves, kernel))
+        least.append(_least_errors(restorer, deviance_of, kernel))
         yield TrialStep(kernel, halves.residual(restorer.best.means))
     risk, deviance, steps = torch.tensor(least, dtype=torch.float64).T.reshape(
         3, len(offsets), len(dampings)
@@ -118,13 +120,13 @@ def try_optics(
 
 
 def _least_errors(
-    restorer: RichardsonLucyRestorer, halves: PhotonHalves, kernel: Tensor
+    restorer: RichardsonLucyRestorer, deviance_of: Deviance, kernel: Tensor
 ) -> tuple[float, float, int]:
     """Return the least risk and deviance under a kernel, and after how many steps the latter."""
     deviances: list[float] = []
     while len(deviances) < _STEPS and not restorer.done:
         restorer.advance(kernel)
-        deviances.append(float(halves.deviance(restorer.latest.means)))
+        deviances.append(float(deviance_of(restorer.latest.means)))
     least = min(deviances)
     return restorer.best.risk, least, 1 + deviances.index(least)
 

@@ -4,7 +4,6 @@ from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal.windows import hann
 
 
 class Rings(NamedTuple):
@@ -33,7 +32,7 @@ def ring_correlation(first: np.ndarray, second: np.ndarray, ndim: int = 2) -> Ri
     """
     axes = tuple(range(-ndim, 0))
     lengths = first.shape[-ndim:]
-    window = reduce(np.multiply.outer, (hann(n) for n in lengths))
+    window = reduce(np.multiply.outer, (np.hanning(n) for n in lengths))
 
     def spectrum(image: np.ndarray) -> np.ndarray:
         image = image.astype(np.float64)

@@ -28,6 +28,7 @@ from napari_dkp.families import families
 from napari_dkp.noise import Noise
 from napari_dkp.randomness import make_generator
 from napari_dkp.restorers.candidate import Candidate
+from napari_dkp.restorers.deviance import Deviance
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.spectrum import Cutoff, find_cutoff
@@ -93,6 +94,7 @@ def try_volume(
     piece = data[(slice(None), *window)]
     small = model_of_trials(model)
     halves = PhotonHalves(small, piece, noise, make_generator(seed))
+    deviance_of = Deviance(halves.counts)
     known = _expectation(family, model, data, noise, expected, optics)
 
     def render(point: Point, model: Degradation) -> Tensor:
@@ -107,7 +109,7 @@ def try_volume(
     def best_of(points: Sequence[Point]) -> Iteration[TrialStep, None, Point]:
         for point in points:
             if point not in found and _within(point, known.bounds):
-                best = _least_deviance(small, halves, render(point, small))
+                best = _least_deviance(small, halves, deviance_of, render(point, small))
                 found[point] = best.risk + scale * known.nats(point)
                 yield TrialStep(render(point, model), halves.residual(best.means))
         return min(points, key=lambda point: found.get(point, math.inf))
@@ -236,9 +238,11 @@ def _parabola(
     return (centre[0], centre[1]), (spread[0], spread[1])
 
 
-def _least_deviance(model: Degradation, halves: PhotonHalves, kernel: Tensor) -> Candidate:
+def _least_deviance(
+    model: Degradation, halves: PhotonHalves, deviance_of: Deviance, kernel: Tensor
+) -> Candidate:
     """Return images under a kernel, their risk the deviance of photons that they have not seen."""
-    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, halves.deviance)
+    restorer = RichardsonLucyRestorer(model, halves, _PATIENCE, deviance_of)
     for _ in range(_STEPS):
         restorer.advance(kernel)
         if restorer.done:

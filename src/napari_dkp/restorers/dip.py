@@ -121,8 +121,7 @@ class DIPRestorer:
         loss = self._fidelity(fitted, squared)
         if self._config.gradient_weight:
             loss = loss + self._gradient_weight * sparse_gradients(image)
-        for optimiser in self._optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        self._network.zero_grad()
         loss.backward()
         for optimiser in self._optimisers:
             optimiser.step()

@@ -1,17 +1,27 @@
 """How image networks are fitted: Muon for convolutions, Adam for the rest."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
 
+from napari_dkp.adam import Adam
 from napari_dkp.config import DIPConfig
 from napari_dkp.restorers.networks import Hourglass
 
 
-class Muon(Optimizer):
+class Optimiser(Protocol):
+    """Moves weights at a rate."""
+
+    weights: list[Tensor]
+    rate: float | Tensor
+
+    def step(self) -> None:
+        """Take one step by the gradients that the weights have."""
+
+
+class Muon:
     """Steps along the nearest orthogonal matrix to the momentum (Jordan 2024).
 
     A convolution's weight counts as the matrix (out, in·k·k). With all singular values of the step
@@ -20,35 +30,36 @@ class Muon(Optimizer):
     Parameters
     ----------
     weights : parameters of at least two axes.
-    lr : spectral norm of a step, for matrices no taller than wide; a tensor is read at each step,
+    rate : spectral norm of a step, for matrices no taller than wide; a tensor is read at each step,
         without waiting for its device.
     momentum : decay of the running mean of gradients.
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], lr: float | Tensor, momentum: float = 0.95
+        self, weights: Iterable[Tensor], rate: float | Tensor, momentum: float = 0.95
     ) -> None:
-        super().__init__(weights, {"lr": lr, "momentum": momentum})
-        self._batches: list[tuple[dict[str, Any], list[Tensor], Tensor]] = []
-        for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = {}
-            for weight in group["params"]:
-                alike.setdefault(weight.flatten(1).shape, []).append(weight)
-            for shape, members in alike.items():
-                mean = members[0].new_zeros(len(members), *shape)
-                self._batches.append((group, members, mean))
+        self.weights = list(weights)
+        self.rate = rate
+        self._momentum = momentum
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for weight in self.weights:
+            alike.setdefault(weight.flatten(1).shape, []).append(weight)
+        self._batches = [
+            (members, members[0].new_zeros(len(members), *shape))
+            for shape, members in alike.items()
+        ]
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Take one step; matrices of one shape together."""
-        for group, weights, mean in self._batches:
+        for weights, mean in self._batches:
             gradient = torch.stack([_matrix(weight.grad) for weight in weights])
-            mean.lerp_(gradient, 1 - group["momentum"])
-            look_ahead = torch.lerp(gradient, mean, group["momentum"])
+            mean.lerp_(gradient, 1 - self._momentum)
+            look_ahead = torch.lerp(gradient, mean, self._momentum)
             rows, columns = mean.shape[1:]
             steps = orthogonalised(look_ahead) * max(1.0, rows / columns) ** 0.5
             for weight, step in zip(weights, steps, strict=True):
-                weight.sub_(group["lr"] * step.reshape(weight.shape))
+                weight.sub_(self.rate * step.reshape(weight.shape))
 
 
 def _matrix(gradient: Tensor | None) -> Tensor:
@@ -96,7 +107,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = (2, 3)
 
 
-def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
+def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimiser]:
     """Return the optimisers that the config names, each with its share of the parameters."""
     weights = list(network.parameters())
     device = weights[0].device
@@ -104,7 +115,7 @@ def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
     if device.type == "cuda":  # a graph would go on with the number that it was recorded with
         rate = torch.tensor(rate, dtype=torch.float32, device=device)
     if config.optimiser == "adam":
-        return [_make_adam(weights, rate)]
+        return [Adam(weights, rate)]
     # The head's few rows are the image's channels: nothing to make orthogonal.
     matrices = [
         layer.weight
@@ -113,22 +124,13 @@ def make_optimisers(network: Hourglass, config: DIPConfig) -> list[Optimizer]:
     ]
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in weights if id(weight) not in chosen]
-    return [Muon(matrices, rate), _make_adam(rest, rate)]
+    return [Muon(matrices, rate), Adam(rest, rate)]
 
 
-def set_learning_rate(optimisers: Iterable[Optimizer], rate: float) -> None:
+def set_learning_rate(optimisers: Iterable[Optimiser], rate: float) -> None:
     """Let optimisers go on with this learning rate."""
     for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-
-
-def _make_adam(weights: list[nn.Parameter], rate: float | Tensor) -> Adam:
-    device = weights[0].device.type
-    adam = Adam(weights, rate, fused=device != "mps", capturable=device == "cuda")
-    # Capturable, it warns of steps outside a graph; but the first ones are always such.
-    vars(adam)["_warned_capturable_if_run_uncaptured"] = True
-    return adam
+        if isinstance(optimiser.rate, Tensor):
+            optimiser.rate.fill_(rate)
+        else:
+            optimiser.rate = rate

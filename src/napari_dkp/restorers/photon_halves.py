@@ -7,10 +7,10 @@ import torch
 from torch import Generator, Tensor
 
 from napari_dkp.degradation import Degradation
-from napari_dkp.device import float64_device
 from napari_dkp.engine import RestorerStep
 from napari_dkp.noise import Noise, local_mean, split
 from napari_dkp.restorers.candidate import Candidate
+from napari_dkp.restorers.deviance import LEAST_COUNTS
 from napari_dkp.restorers.evidence import Evidence, Halves
 
 
@@ -80,21 +80,8 @@ class PhotonHalves:
         """
         return self._noise.intensity(images.sum(0) + 2 * self.background)
 
-    def deviance(self, means: Tensor) -> Tensor:
-        """Return the Poisson deviance per sample of the photons that each image has not seen.
-
-        Parameters
-        ----------
-        means : m of each half's image, shape (2, C, *lr_shape).
-        """
-        # In float64: runs are told apart by differences in the seventh digit.
-        home = float64_device(means.device)
-        means = means.clamp_min(LEAST_COUNTS).to(home, torch.float64)
-        unseen = self.counts.flip(0).to(home, torch.float64)
-        return 2 * (means - unseen + torch.xlogy(unseen, unseen / means)).mean()
-
     def evidence(self, images: Tensor, means: Tensor) -> Evidence:
-        """Return what there is to report; `images` as of `estimate`, `means` as of `deviance`."""
+        """Return what there is to report; `images` as of `estimate`, `means` as of `residual`."""
         each = [self.estimate(image.expand_as(images)) for image in images]
         mean = self._noise.intensity(means.sum(0))
         return Evidence(mean, Halves(self._model.crop(torch.stack(each)), means, self.counts))
@@ -107,10 +94,6 @@ class PhotonHalves:
         means : m of each half's image, shape (2, C, *lr_shape).
         """
         return self._noise.gain * (means.sum(0) - self.counts.sum(0)).square().mean().sqrt()
-
-
-# Counts per pixel that stand for none where one divides by them.
-LEAST_COUNTS = 1e-3
 
 
 def _darkest(counts: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from napari_dkp.degradation import Degradation
 from napari_dkp.engine import RestorerStep
 from napari_dkp.restorers.candidate import Candidate
-from napari_dkp.restorers.photon_halves import LEAST_COUNTS, PhotonHalves
+from napari_dkp.restorers.deviance import LEAST_COUNTS
+from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.risk import Risk
 
 
