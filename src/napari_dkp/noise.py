@@ -7,11 +7,18 @@ the variance equals the mean, so that n is Poisson to its first two moments, rea
 (shifted Poisson; Snyder, Hammoud and White 1993).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import convolve1d, gaussian_filter, maximum_filter, minimum_filter
+from scipy.ndimage import (
+    convolve1d,
+    gaussian_filter,
+    maximum_filter,
+    minimum_filter,
+    uniform_filter,
+)
 from torch import Generator, Tensor
 from torch.nn import functional
 
@@ -145,8 +152,7 @@ def estimate(plane: np.ndarray) -> Noise:
     floor = (_LEAST_NOISE * span) ** 2
     if span == 0:
         return Noise(1.0, 1.0 - float(plane.min()))
-    if min(plane.shape[1:]) < _SMALLEST_DEPTH:
-        plane = plane.reshape(-1, *plane.shape[-2:])
+    plane = _judged_together(plane)
     if min(plane.shape[-2:]) < _SMALLEST:
         return _with_floors(Noise(0.0, floor), plane.min(), plane.max(), floor)
     means, variances = _mean_variance(plane)
@@ -163,13 +169,56 @@ def estimate(plane: np.ndarray) -> Noise:
     return _with_floors(noise, float(means.min()), float(means.max()), floor)
 
 
+def in_calm_places(plane: np.ndarray) -> float:
+    """Return the standard deviation that noise has where a plane is calmest.
+
+    Fine structure passes for noise, but not everywhere: photographs without noise have places that
+    are smooth.
+
+    Parameters
+    ----------
+    plane : shape (C, *spatial). A stack of few planes is judged plane by plane.
+
+    Returns
+    -------
+    float, in the plane's unit; of white noise its standard deviation. Infinite where there are too
+    few places to tell. Places that are saturated or hold no photons do not count.
+    """
+    plane = _judged_together(plane.astype(np.float64))
+    if min(plane.shape[-2:]) < _SMALLEST:
+        return math.inf
+    axes = tuple(range(1, plane.ndim))
+    place = (1, *(_PLACE for _ in axes))
+    extreme = (plane == plane.min(axes, keepdims=True)) | (plane == plane.max(axes, keepdims=True))
+    n_extreme = uniform_filter(extreme.astype(np.float64), place) * _PLACE ** len(axes)
+    variance = uniform_filter(_rough(plane) ** 2, place)
+    border = 2 + _PLACE // 2
+    inside = (slice(None), *(slice(border, -border) for _ in axes))
+    variances = variance[inside][n_extreme[inside] < 1.5]
+    if variances.size < _FEWEST_PLACES:
+        return math.inf
+    return math.sqrt(np.quantile(variances, _CALM_SHARE) / _CALM_OF_NOISE[len(axes)])
+
+
+def _judged_together(plane: np.ndarray) -> np.ndarray:
+    """Return a stack (C, Z, Y, X) of few planes as planes; others as they are."""
+    few = min(plane.shape[1:]) < _SMALLEST_DEPTH
+    return plane.reshape(-1, *plane.shape[-2:]) if few else plane
+
+
+def _rough(plane: np.ndarray) -> np.ndarray:
+    """Return fourth differences along every spatial axis; white noise keeps its variance."""
+    for axis in range(1, plane.ndim):
+        plane = convolve1d(plane, _FOURTH_DIFFERENCE, axis)
+    return plane
+
+
 def _mean_variance(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of some groups of pixels of like brightness, and their noise variance."""
-    rough, level = plane, plane
+    rough, level = _rough(plane), plane
     axes = range(1, plane.ndim)
     for axis in axes:
-        rough = convolve1d(rough, _FOURTH_DIFFERENCE, axis)
-        # The mean that goes with the variance of what the line above makes of noise.
+        # The mean that goes with the variance of what differences make of noise.
         level = convolve1d(level, _FOURTH_DIFFERENCE**2, axis)
     smooth = gaussian_filter(plane, (0, *(2.0 for _ in axes)))
     # No camera makes these: padding, a saturated region, a channel that is not there.
@@ -203,6 +252,10 @@ _FOURTH_DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 _MEDIAN_OF_HALF_NORMAL = 0.6745
 _GROUPS = 24
 _SMALLEST = 16
+# Pixels along a place's sides, its share of places that counts as calm, and the fewest places.
+_PLACE, _CALM_SHARE, _FEWEST_PLACES = 5, 0.02, 100
+# The variance of places at that share, of white noise of variance one in so many dimensions.
+_CALM_OF_NOISE = {2: 0.223, 3: 0.408}
 # Planes of a stack below which differences along Z leave too few.
 _SMALLEST_DEPTH = 8
 # Standard deviation, as a share of the plane's range.
