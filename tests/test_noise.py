@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from napari_dkp.config import NoiseConfig
-from napari_dkp.noise import Noise, estimate, local_mean, of_plane, split
+from napari_dkp.noise import Noise, estimate, in_calm_places, local_mean, of_plane, split
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -134,6 +134,39 @@ def test_estimate_follows_an_affine_change_of_the_data():
     expected = estimate(plane).rescaled(30, 500)
     assert changed.gain == pytest.approx(expected.gain, rel=1e-6)
     assert changed.intercept == pytest.approx(expected.intercept, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 90, 120), (3, 60, 60), (1, 16, 40, 40), (2, 4, 60, 60)])
+def test_white_noise_is_the_same_in_calm_places(shape):
+    noise = 3 * np.random.default_rng(1).normal(size=shape)
+    slope = np.linspace(0, 500, shape[-1])
+    assert in_calm_places(noise) == pytest.approx(3, rel=0.12)
+    assert in_calm_places(noise + slope) == pytest.approx(3, rel=0.12)
+
+
+def test_calm_places_tell_fine_structure_from_noise():
+    """Grains of one pixel, at every brightness, on all but a third of a slope."""
+    plane = np.tile(np.linspace(0, 1, 80), (1, 60, 1))
+    plane[:, 20:] += 0.1 * np.random.default_rng(2).normal(size=(1, 40, 80))
+    rounded = np.round(255 * plane) / 255
+    assert float(estimate(rounded).variances(torch.from_numpy(plane)).mean()) > 0.03**2
+    assert in_calm_places(rounded) < 0.4 / 255
+
+
+def test_saturated_places_are_not_calm():
+    noisy = 0.5 + 0.1 * np.random.default_rng(3).normal(size=(1, 60, 80))
+    noisy[..., :30] += np.linspace(1, 0, 30)
+    noisy[..., 50:] -= np.linspace(0, 1, 30)
+    assert in_calm_places(noisy.clip(0, 1)) == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("shape", [(1, 15, 40), (1, 17, 17), (3, 1, 1)])
+def test_a_plane_with_too_few_places_has_no_calm_ones(shape):
+    assert in_calm_places(np.random.default_rng(0).random(shape)) == np.inf
+
+
+def test_a_constant_plane_has_no_calm_places():
+    assert in_calm_places(np.full((1, 40, 40), 7)) == np.inf
 
 
 def test_variance_is_a_line_that_never_falls_below_zero():

@@ -335,7 +335,7 @@ class Parts:
 
     def _edges(self, populations: list[Tensor]) -> KernelEdges:
         scenes = self._data.unflatten(0, (-1, self._colours)).mean(1)
-        noise = math.sqrt(self._seen_noise() / self._colours)
+        noise = math.sqrt(float(self._noise.variances(self._data).mean()) / self._colours)
         return KernelEdges(self._model, scenes, noise, populations)
 
     def optics_trials(self) -> Iteration[TrialStep, None, None]:
