@@ -1,5 +1,7 @@
 """The noise estimate against simulated cameras, and counts against what Poisson noise is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +155,14 @@ def test_calm_places_tell_fine_structure_from_noise():
     assert in_calm_places(rounded) < 0.4 / 255
 
 
+def test_a_plane_says_how_calm_it_is_and_what_is_stated_holds_throughout():
+    plane = 100 + 20 * np.random.default_rng(4).normal(size=(2, 40, 50))
+    estimated = of_plane(plane, None)
+    assert estimated.calm == in_calm_places(plane) == pytest.approx(20, rel=0.15)
+    assert estimated.rescaled(50, 200).calm == pytest.approx(in_calm_places(plane / 200))
+    assert of_plane(plane, NoiseConfig(gain=4.0)).calm == np.inf
+
+
 def test_saturated_places_are_not_calm():
     noisy = 0.5 + 0.1 * np.random.default_rng(3).normal(size=(1, 60, 80))
     noisy[..., :30] += np.linspace(1, 0, 30)
@@ -208,7 +218,7 @@ def test_stated_noise_is_taken_as_it_is():
     plane = recorded(200 * scene(), 1.0, 0.0, 0.0)
     stated = of_plane(plane, NoiseConfig(gain=2.0, offset=10.0, read_noise=3.0))
     assert stated == Noise(2.0, 3.0**2 - 2.0 * 10.0)
-    assert of_plane(plane, None) == estimate(plane)
+    assert of_plane(plane, None) == replace(estimate(plane), calm=in_calm_places(plane))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ the variance equals the mean, so that n is Poisson to its first two moments, rea
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,10 +33,13 @@ class Noise:
     ----------
     gain : intensity units per count, positive.
     intercept : variance at intensity zero, intensity units squared; below zero with an offset.
+    calm : standard deviation in the calmest places of the plane that it was estimated of; infinite
+        where that is not known. Far below the others', they may well be fine structure.
     """
 
     gain: float
     intercept: float
+    calm: float = math.inf
 
     @property
     def least_variance(self) -> float:
@@ -81,7 +84,8 @@ class Noise:
 
     def rescaled(self, low: float, span: float) -> "Noise":
         """Return the same noise for data (y - low) / span."""
-        return Noise(self.gain / span, (self.intercept + self.gain * low) / span**2)
+        intercept = (self.intercept + self.gain * low) / span**2
+        return Noise(self.gain / span, intercept, self.calm / span)
 
 
 def split(counts: Tensor, generator: Generator) -> Tensor:
@@ -112,7 +116,7 @@ def local_mean(data: Tensor) -> Tensor:
 
 
 def of_plane(plane: np.ndarray, config: NoiseConfig | None) -> Noise:
-    """Return the noise that a user states, or else what `estimate` says.
+    """Return the noise that a user states, or else what `estimate` and `in_calm_places` say.
 
     Raises
     ------
@@ -120,7 +124,7 @@ def of_plane(plane: np.ndarray, config: NoiseConfig | None) -> Noise:
         If a stated noise cannot be that of the plane.
     """
     if config is None:
-        return estimate(plane)
+        return replace(estimate(plane), calm=in_calm_places(plane))
     noise = Noise(config.gain, config.read_noise**2 - config.gain * config.offset)
     mean = (float(plane.mean(dtype=np.float64)) + noise.intercept / noise.gain) / noise.gain
     if not _FEWEST_COUNTS <= mean <= _MOST_COUNTS:

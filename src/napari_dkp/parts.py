@@ -24,7 +24,7 @@ from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_edges import KernelEdges
 from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
 from napari_dkp.kernel_spectrum import KernelSpectrum
-from napari_dkp.noise import Noise, in_calm_places
+from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
 from napari_dkp.plan import Plan
 from napari_dkp.restorers.counting import CountingRestorer
@@ -173,10 +173,7 @@ class Parts:
     def _seen_noise(self) -> float:
         """Return the variance of noise, but none where it may as well be fine structure."""
         variance = float(self._noise.variances(self._data).mean())
-        if variance < _SEEN**2:
-            return 0.0
-        stated = self.settings.noise is not None
-        return variance if stated or in_calm_places(self._data.cpu().numpy()) >= _CALM else 0.0
+        return variance if variance >= _SEEN**2 and self._noise.calm >= _CALM else 0.0
 
     def _heeding_noise(self, following: float) -> DIPConfig:
         """Return how to fit an image which the kernel follows for that share of its steps.
