@@ -42,6 +42,19 @@ def test_core_runs_where_there_is_no_desktop():
     assert python(code) == "(32, 32)"
 
 
+@pytest.mark.parametrize("method", ["dip", "richardson-lucy"])
+def test_a_restoration_does_not_wait_for_a_compiler(method):
+    """Importing that of torch takes seconds, and nothing is compiled."""
+    code = (
+        "import sys, numpy as np, napari_dkp\n"
+        "image = np.random.default_rng(0).random((16, 16))\n"
+        f"options = dict(method={method!r}, kernel_size=5, iterations=2, device='cpu')\n"
+        "napari_dkp.restore(image, preset='fast', **options)\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    assert python(code) == "False"
+
+
 def test_importing_the_package_loads_neither_torch_nor_numpy():
     code = "import sys, napari_dkp; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     assert python(code) == "[]"
