@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba 2015), for whoever cannot wait for a compiler that is not used."""
+"""Adam (Kingma and Ba 2015) by torch's kernels, without what `torch.optim.Adam` imports."""
 
 from collections.abc import Iterable
 
@@ -25,17 +25,16 @@ class Adam:
         self._on_cuda = any(weight.is_cuda for weight in self.weights)
         self._means = [torch.zeros_like(weight) for weight in self.weights]
         self._squares = [torch.zeros_like(weight) for weight in self.weights]
-        self._counts = [torch.zeros((), device=weight.device) for weight in self.weights]
+        # Kernels that are not fused read the number of steps on the host.
+        homes = [weight.device if self._fused else "cpu" for weight in self.weights]
+        self._counts = [torch.zeros((), device=home) for home in homes]
 
     @torch.no_grad()
     def step(self) -> None:
         """Take one step down the gradients that the weights have."""
-        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
-        if len(gradients) < len(self.weights):
-            raise ValueError("weights: expected a gradient for each; call backward() first")
         adam(
             self.weights,
-            gradients,
+            gradients(self.weights),
             self._means,
             self._squares,
             [],
@@ -50,3 +49,19 @@ class Adam:
             eps=1e-8,
             maximize=False,
         )
+
+
+def gradients(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return the gradients of weights.
+
+    Raises
+    ------
+    ValueError
+        If one has none.
+    """
+    found = []
+    for weight in weights:
+        if weight.grad is None:
+            raise ValueError("weights: expected a gradient for each; call backward() first")
+        found.append(weight.grad)
+    return found

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from napari_dkp.adam import Adam
+from napari_dkp.adam import Adam, gradients
 from napari_dkp.config import DIPConfig
 from napari_dkp.restorers.networks import Hourglass
 
@@ -53,19 +53,13 @@ class Muon:
     def step(self) -> None:
         """Take one step; matrices of one shape together."""
         for weights, mean in self._batches:
-            gradient = torch.stack([_matrix(weight.grad) for weight in weights])
+            gradient = torch.stack([each.flatten(1) for each in gradients(weights)])
             mean.lerp_(gradient, 1 - self._momentum)
             look_ahead = torch.lerp(gradient, mean, self._momentum)
             rows, columns = mean.shape[1:]
             steps = orthogonalised(look_ahead) * max(1.0, rows / columns) ** 0.5
             for weight, step in zip(weights, steps, strict=True):
                 weight.sub_(self.rate * step.reshape(weight.shape))
-
-
-def _matrix(gradient: Tensor | None) -> Tensor:
-    if gradient is None:
-        raise ValueError("weights: expected a gradient for each; call backward() first")
-    return gradient.flatten(1)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
