@@ -33,6 +33,7 @@ from napari_dkp.restorers.dip import DIPRestorer
 from napari_dkp.restorers.evidence import Evidence
 from napari_dkp.restorers.networks import finest_channels
 from napari_dkp.restorers.photon_halves import PhotonHalves
+from napari_dkp.restorers.polish import PolishedRestorer
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
     heard_sampling,
@@ -43,7 +44,7 @@ from napari_dkp.schedule import (
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
 from napari_dkp.volume_trials import intervals, try_volume
 
-Restorer = DIPRestorer | DiffusionRestorer | CountingRestorer
+Restorer = DIPRestorer | PolishedRestorer | DiffusionRestorer | CountingRestorer
 
 
 class Parts:
@@ -167,8 +168,22 @@ class Parts:
                 self._noise.variances(self._data),
             )
         following = (self._n_updates or self.n_steps) * self.rks.every if follows else 0
-        dip = self._heeding_noise(min(1.0, following / self.n_steps))
-        return self._make_dip(dip, self.n_steps, generator)
+        # What is alike in noise is not to be kept, and to be held to noisy samples does not help.
+        noisy = self._weights is not None or self._noise_variance > 0
+        last = 0 if noisy else min(self._dip.polishing, self.n_steps // 5)
+        forming = self.n_steps - last
+        dip = self._make_dip(self._heeding_noise(min(1.0, following / forming)), forming, generator)
+        if not last:
+            return dip
+        return PolishedRestorer(
+            dip,
+            self._model,
+            self._data,
+            self._bounds,
+            forming,
+            self.n_steps,
+            self._colours,
+        )
 
     def _seen_noise(self) -> float:
         """Return the variance of noise, but none where it may as well be fine structure."""

@@ -276,6 +276,12 @@ ENTRIES: dict[type, dict[str, Entry]] = {
             0,
             1e6,
         ),
+        "polishing": Entry(
+            "Polish",
+            "Steps at the end that hold the image to the data and to what is alike in it.",
+            0,
+            1000,
+        ),
     },
     DiffusionConfig: {
         "model": Entry(

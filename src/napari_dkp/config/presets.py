@@ -62,6 +62,7 @@ PRESET_NUMBERS = {
             gradient_weight=2e-4,
             gradient_growth=0.0,
             noise_weight=0.0,
+            polishing=0,
         ),
         diffusion=DiffusionConfig(sampler="ddpm", data_step="gradient", first=100.0),
     ),
