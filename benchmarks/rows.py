@@ -77,6 +77,7 @@ ABLATIONS = {
     "Adam": Row(dip={"optimiser": "adam", "learning_rate": 7e-3}),
     "no gradient prior": Row(dip={"gradient_weight": 0.0}),
     "gradient prior from the start": Row(dip={"gradient_growth": 0.0}),
+    "no polishing": Row(dip={"polishing": 0}),
     "float32": Row(precision="float32"),
 }
 

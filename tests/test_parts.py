@@ -22,6 +22,7 @@ from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.parts import Parts
 from napari_dkp.randomness import make_generator
+from napari_dkp.restorers.polish import PolishedRestorer
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import search_plan
 
@@ -168,17 +169,44 @@ QUIET = Noise(1e-9, 0.003**2)
 def test_noise_that_is_seen_is_not_fitted_as_structure(noise, follows, fraction, weight):
     model = Degradation((10, 12), (2, 2), (5, 5))
     data = torch.rand(1, 10, 12, generator=torch.Generator().manual_seed(0))
-    parts = Parts(model, data, (0.0, 1.0), noise, settings().resolve())
+    chosen = settings(dip=replace(TINY["dip"], polishing=0))
+    parts = Parts(model, data, (0.0, 1.0), noise, chosen.resolve())
     restorer = parts.restorer(make_generator(0), follows=follows)
     assert restorer._config.ssim_fraction == pytest.approx(fraction)
     assert restorer._config.gradient_weight == pytest.approx(weight, rel=1e-4)
 
 
 def test_noise_is_not_looked_for_where_it_has_no_weight():
-    dip = replace(TINY["dip"], noise_weight=0.0)
+    dip = replace(TINY["dip"], noise_weight=0.0, polishing=0)
     model = Degradation((10, 12), (2, 2), (5, 5))
     parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), NOISY, settings(dip=dip).resolve())
     assert parts.restorer(make_generator(0))._config == dip
+
+
+@pytest.mark.parametrize(
+    ("changes", "noise", "polished"),
+    [
+        ({"iterations": 40}, QUIET, 8),
+        ({"iterations": 12}, QUIET, 2),  # a fifth
+        ({"iterations": 4}, QUIET, 0),
+        ({"iterations": 40, "polishing": 3}, QUIET, 3),
+        ({"iterations": 40, "polishing": 0}, QUIET, 0),
+        ({"iterations": 40}, NOISY, 0),
+        ({"iterations": 40, "kernel_family": "airy", "method": "dip"}, QUIET, 0),
+    ],
+)
+def test_the_last_steps_polish_photographs_without_noise(changes, noise, polished):
+    polishing = changes.pop("polishing", 8)
+    dip = replace(TINY["dip"], polishing=polishing)
+    model = Degradation((10, 12), (2, 2), (5, 5))
+    data = torch.rand(1, 10, 12, generator=torch.Generator().manual_seed(0))
+    parts = Parts(model, data, (0.0, 1.0), noise, settings(dip=dip, **changes).resolve())
+    restorer = parts.restorer(make_generator(0))
+    forming = restorer
+    if polished:
+        assert isinstance(restorer, PolishedRestorer)
+        forming = restorer._forming
+    assert forming._n_steps == changes["iterations"] - polished
 
 
 def test_photons_weigh_image_and_kernel_alike(priors):
