@@ -17,9 +17,10 @@ def test_motion_is_searched_on_images_of_their_own(preset, later):
     def plan(family: KernelFamilyName) -> SearchPlan | None:
         return search_plan(Settings(preset=preset, kernel_family=family).resolve())
 
-    assert plan("line") == SearchPlan(150, 1, 1 + later, 100, 50)
-    judging = 160 if preset == "fast" else 200
-    assert plan("trajectory") == SearchPlan(judging, 2, 1 + later, 100, 50)
+    # No image of the search takes more steps than the one that is handed out.
+    forming, judging, following = (136, 136, 90) if preset == "fast" else (150, 200, 100)
+    assert plan("line") == SearchPlan(forming, 1, 1 + later, following, following // 2)
+    assert plan("trajectory") == SearchPlan(judging, 2, 1 + later, following, following // 2)
     assert plan("auto") is plan("gaussian") is None
 
 

@@ -40,9 +40,9 @@ class Preset:
 
 PRESET_NUMBERS = {
     "fast": Preset(
-        160,
+        136,
         16,
-        rks=RKSConfig(updates=29),
+        rks=RKSConfig(updates=24),
         search=SearchConfig(rounds=1),
         diffusion=DiffusionConfig(trials=1),
     ),
