@@ -12,6 +12,7 @@ from napari_dkp._napari.layers import (
     snippet,
 )
 from napari_dkp._napari.source import layer_axes, source_of
+from napari_dkp.config.presets import PRESET_NUMBERS
 from napari_dkp.layout import Layout
 
 TURNED = {"rotate": 30, "shear": [0.2], "affine": [[1, 0.3, 5], [-0.2, 1.1, 7], [0, 0, 1]]}
@@ -337,7 +338,7 @@ def test_snippet_names_only_what_differs(fake_run):
     image, _ = restored(
         Image(picture(40, 40), name="a 'b'"),
         preset="fast",
-        iterations=160,
+        iterations=PRESET_NUMBERS["fast"].iterations,
         region=((0, 20), (0, 20)),
     )
     text = snippet(image)
