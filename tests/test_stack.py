@@ -1151,7 +1151,7 @@ def test_a_run_that_is_stopped_in_its_first_plane_has_no_report_at_all():
 
 
 def test_a_plane_that_diverges_has_no_report(monkeypatch):
-    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=STEPS))
+    monkeypatch.setattr(DIPRestorer, "step", diverging(DIPRestorer.step, at=3))
     result = restore(picture(2, 10, 12), **TINY, axes="ZYX", diagnostics=True, share_kernel=False)
     assert result.stop is Stop.DIVERGED
     assert result.reports[0] is None
