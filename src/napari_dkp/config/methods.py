@@ -167,7 +167,7 @@ class DIPConfig:
         the variance of the noise in normalised intensity: SSIM would fit noise, and with it what
         undoing the blur makes of it. 0 fits all images alike.
     polishing : steps at the end, a fifth of all at most, that hold the image to the samples and to
-        what is alike in it; none under a microscope's kernels.
+        what is alike in it; none where noise is seen or under a microscope's kernels.
     """
 
     network: NetworkName = "light"

@@ -10,7 +10,7 @@ def nonlocal_means(images: Tensor, level: float) -> Tensor:
 
     Weights are exp(-d² / level²), d² the mean squared difference of two patches of 7² pixels over
     all channels; rows and columns at the edges are repeated. Pixels up to 6 rows and columns away
-    take part.
+    take part. The result has the shape of `images`.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def _window_sums(values: Tensor) -> Tensor:
     """Return the sums over all windows of 7² pixels, shape (..., H - 6, W - 6)."""
     for axis in (-2, -1):
         n = values.shape[axis] - 2 * _RADIUS
-        # By pairs: a third of the additions of one by one.
+        # By pairs: four additions instead of six.
         two = values.narrow(axis, 0, n + 5) + values.narrow(axis, 1, n + 5)
         six = two.narrow(axis, 0, n) + two.narrow(axis, 2, n) + two.narrow(axis, 4, n)
         values = six.add_(values.narrow(axis, 6, n))

@@ -11,7 +11,7 @@ from napari_dkp.restorers.evidence import Evidence
 from napari_dkp.restorers.nonlocal_means import nonlocal_means
 
 
-class Forming(ImageRestorer, Protocol):
+class FormingRestorer(ImageRestorer, Protocol):
     """Restorer that tells what it has made."""
 
     def evidence(self) -> Evidence:
@@ -31,7 +31,7 @@ class PolishedRestorer:
     forming : restorer of the steps before.
     model : forward model of the plane.
     data : y, shape (C, *lr_shape), normalised.
-    bounds : lowest and highest intensity of the image.
+    bounds : lowest and highest intensity of the image, normalised.
     first : step, from 0, at which polishing starts.
     n_steps : of all; greater than `first`.
     colours : channels that show one scene; of several, they follow one another.
@@ -39,7 +39,7 @@ class PolishedRestorer:
 
     def __init__(
         self,
-        forming: Forming,
+        forming: FormingRestorer,
         model: Degradation,
         data: Tensor,
         bounds: tuple[float, float],
@@ -57,7 +57,6 @@ class PolishedRestorer:
         self._steps = 0
         self._kernel: Tensor | None = None
         self._image = data  # of the latest step
-        self._residual = data  # of that image, once it is polished
 
     def step(self, kernel: Tensor) -> RestorerStep:
         """Form or polish the image once under `kernel`, shape (*K,)."""
@@ -70,8 +69,7 @@ class PolishedRestorer:
             self._kernel = kernel
             self._data_step = DataStep(self._model, self._data, kernel)
         self._image = self._polished(self._image)
-        self._residual = self._data_step.residual(self._image)
-        squared = self._residual.square().mean()
+        squared = self._data_step.residual(self._image).square().mean()
         frame = self._model.crop(self._image)
         return RestorerStep(self._image, frame, squared, squared.sqrt())
 
@@ -79,9 +77,10 @@ class PolishedRestorer:
         """Return what there is to report on the latest estimate; after at least one step."""
         if self._steps <= self._first:
             return self._forming.evidence()
-        return Evidence(self._data - self._residual)
+        return Evidence(self._data - self._data_step.residual(self._image))
 
     def _polished(self, image: Tensor) -> Tensor:
+        """Return the image on the domain, shape (C, *domain_shape), after one step more."""
         done = (self._steps - self._first - 1) / max(self._n_steps - self._first - 1, 1)
         level = _FIRST_LEVEL * (_LAST_LEVEL / _FIRST_LEVEL) ** done
         scenes = image.unflatten(0, (-1, self._colours))
