@@ -1,13 +1,11 @@
 """The estimate of a run's cost: how it follows shape and settings."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from napari_dkp import estimate as module
-from napari_dkp import parts
 from napari_dkp.config import (
     DiffusionConfig,
     DIPConfig,
@@ -106,7 +104,7 @@ def test_a_kernel_that_stands_costs_no_more():
 @pytest.mark.parametrize(
     ("changes", "sites", "whitened"),
     [
-        ({"kernel_family": "gaussian"}, 300, False),
+        ({"kernel_family": "gaussian"}, 1000, False),
         ({"kernel_family": "line"}, 1000, False),
         ({"kernel_family": "trajectory"}, 1000, False),
         ({"kernel_family": "line", "rks": RKSConfig(sampler="paper", max_sites=300)}, 300, False),
@@ -136,6 +134,9 @@ LINE = {"kernel_family": "line"}
     [
         {},
         {"kernel_family": "gaussian"},
+        {"search": replace(SMALL.search, rounds=3)},
+        {"search": replace(SMALL.search, rounds=6, steps=6)},
+        {"search": replace(SMALL.search, rounds=3), "iterations": 13},
         {"iterations": 5},
         {"iterations": 6},
         {"rks": RKSConfig(particles=16, every=2, updates=3)},
@@ -174,8 +175,6 @@ def test_counts_are_those_of_a_run(monkeypatch, changes):
         return warm_up(estimator, target)
 
     monkeypatch.setattr(DynamicKernelPrior, "_updated", watched)
-    # Random data is all noise, under which a kernel follows no image.
-    monkeypatch.setattr(parts, "_STRONG", math.inf)
     # White noise is what no kernel has made.
     monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: True)
     hear = KernelSpectrum.__call__

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from returned import returned
 from tiny import TINY, settings
 
 from napari_dkp import parts as module
@@ -67,78 +66,19 @@ def test_the_prior_of_the_image_is_plain_and_stands_but_as_published(
     rks = replace(TINY["rks"], sampler=sampler)
     parts, _, _ = parts_of(settings(rks=rks, kernel_family=family))
     assert isinstance(parts.prior(make_generator(0)), StandingKernel) is stands
-    options = {"whitened": False, "weights": None, "known": None}
+    options = {"whitened": False, "weights": None}
     assert priors == [(drawn, rks, TINY["pke"], options)]
 
 
-@pytest.mark.parametrize(
-    ("changes", "asked"),
-    [
-        ({}, True),
-        ({"kernel_family": "gaussian"}, True),
-        ({"kernel_family": "line"}, False),
-        ({"method": "diffusion"}, False),
-        ({"rks": RKSConfig(sampler="paper")}, False),
-    ],
-)
-def test_a_gaussian_is_heard_with_few_kernels(monkeypatch, changes, asked):
-    made = []
-
-    class Heard:
-        def __init__(self, *arguments, known, **options):
-            made.append((arguments[3], known))
-
-        def candidates(self):
-            yield torch.zeros(5, 5)
-            return [torch.ones(5, 5)]
-
-    monkeypatch.setattr(module, "DynamicKernelPrior", Heard)
+@pytest.mark.parametrize("family", ["auto", "gaussian"])
+def test_few_kernels_of_a_gaussian_hear_the_spectrum(priors, family):
     rks = RKSConfig(particles=200, moves=3, confidence=7.0)
-    parts, _, _ = parts_of(settings(**{"rks": rks} | changes), (32, 36))
-    heard = returned(parts.hear(make_generator(0)))
-    assert (heard is not None) is asked
-    if asked:
-        ((numbers, known),) = made
-        assert numbers == replace(rks, particles=64, moves=1)
-        assert isinstance(known, KernelSpectrum)
-        # Under noise that is seen it goes by the spectrum alone.
-        assert heard.step(None) is heard.step(torch.rand(1, 24, 28))
-
-
-@pytest.mark.parametrize(("level", "stands"), [(0.0, False), (2.0, False), (4.0, True)])
-def test_under_strong_noise_a_gaussian_stands_where_the_spectrum_puts_it(
-    monkeypatch, level, stands
-):
-    class Heard:
-        def __init__(self, *arguments, **options):
-            self.updates = 0
-
-        def candidates(self):
-            yield torch.zeros(5, 5)
-            return [torch.ones(5, 5)]
-
-        def step(self, image):
-            self.updates += 1
-            return torch.full((5, 5), float(self.updates))
-
-    monkeypatch.setattr(module, "DynamicKernelPrior", Heard)
-    model = Degradation((32, 36), (2, 2), (5, 5))
-    noise = Noise(1e-9, (max(level, 0.1) / 255) ** 2)
-    parts = Parts(model, torch.rand(1, 32, 36), (0.0, 1.0), noise, settings().resolve())
-    heard = returned(parts.hear(make_generator(0)))
-    first, second = (heard.step(image) for image in (None, torch.rand(1, 24, 28)))
-    assert torch.equal(first, second) is stands
-
-
-def test_in_a_small_plane_no_spectrum_is_heard():
-    parts, _, _ = parts_of(settings())
-    assert returned(parts.hear(make_generator(0))) is None
-
-
-def test_a_spectrum_that_explains_nothing_is_not_heard(monkeypatch):
-    parts, _, _ = parts_of(settings(), (32, 36))
-    monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: False)
-    assert returned(parts.hear(make_generator(0))) is None
+    parts, _, _ = parts_of(settings(rks=rks, kernel_family=family), (32, 36))
+    parts.search_prior(make_generator(0))
+    ((drawn, numbers, _, options),) = priors
+    assert drawn == "gaussian"
+    assert numbers == replace(rks, particles=64, moves=1, max_sites=parts.settings.search.max_sites)
+    assert isinstance(options["known"], KernelSpectrum)
 
 
 @pytest.mark.parametrize(("lr_shape", "tells"), [((10, 12), False), ((32, 36), True)])
@@ -154,7 +94,7 @@ QUIET = Noise(1e-9, 0.003**2)
 
 
 @pytest.mark.parametrize(
-    ("noise", "follows", "fraction", "weight"),
+    ("noise", "seeks", "fraction", "weight"),
     [
         (QUIET, False, 1.0, 1e-3),
         (QUIET, True, 1.0, 1e-3),
@@ -166,12 +106,12 @@ QUIET = Noise(1e-9, 0.003**2)
         (NOISY, True, 4 / 6, 0.5 * 0.03**2),
     ],
 )
-def test_noise_that_is_seen_is_not_fitted_as_structure(noise, follows, fraction, weight):
+def test_noise_that_is_seen_is_not_fitted_as_structure(noise, seeks, fraction, weight):
     model = Degradation((10, 12), (2, 2), (5, 5))
     data = torch.rand(1, 10, 12, generator=torch.Generator().manual_seed(0))
     chosen = settings(dip=replace(TINY["dip"], polishing=0))
     parts = Parts(model, data, (0.0, 1.0), noise, chosen.resolve())
-    restorer = parts.restorer(make_generator(0), follows=follows)
+    restorer = parts.restorer(make_generator(0), 6, seeks=seeks)
     assert restorer._config.ssim_fraction == pytest.approx(fraction)
     assert restorer._config.gradient_weight == pytest.approx(weight, rel=1e-4)
 
@@ -180,33 +120,33 @@ def test_noise_is_not_looked_for_where_it_has_no_weight():
     dip = replace(TINY["dip"], noise_weight=0.0, polishing=0)
     model = Degradation((10, 12), (2, 2), (5, 5))
     parts = Parts(model, torch.rand(1, 10, 12), (0.0, 1.0), NOISY, settings(dip=dip).resolve())
-    assert parts.restorer(make_generator(0))._config == dip
+    assert parts.restorer(make_generator(0), 6)._config == dip
 
 
 @pytest.mark.parametrize(
-    ("changes", "noise", "polished"),
+    ("n_steps", "changes", "noise", "polished"),
     [
-        ({"iterations": 40}, QUIET, 8),
-        ({"iterations": 12}, QUIET, 2),  # a fifth
-        ({"iterations": 4}, QUIET, 0),
-        ({"iterations": 40, "polishing": 3}, QUIET, 3),
-        ({"iterations": 40, "polishing": 0}, QUIET, 0),
-        ({"iterations": 40}, NOISY, 0),
-        ({"iterations": 40, "kernel_family": "airy", "method": "dip"}, QUIET, 0),
+        (40, {}, QUIET, 8),
+        (12, {}, QUIET, 2),  # a fifth
+        (4, {}, QUIET, 0),
+        (40, {"polishing": 3}, QUIET, 3),
+        (40, {"polishing": 0}, QUIET, 0),
+        (40, {}, NOISY, 0),
+        (40, {"kernel_family": "airy", "method": "dip"}, QUIET, 0),
     ],
 )
-def test_the_last_steps_polish_photographs_without_noise(changes, noise, polished):
+def test_the_last_steps_polish_photographs_without_noise(n_steps, changes, noise, polished):
     polishing = changes.pop("polishing", 8)
     dip = replace(TINY["dip"], polishing=polishing)
     model = Degradation((10, 12), (2, 2), (5, 5))
     data = torch.rand(1, 10, 12, generator=torch.Generator().manual_seed(0))
     parts = Parts(model, data, (0.0, 1.0), noise, settings(dip=dip, **changes).resolve())
-    restorer = parts.restorer(make_generator(0))
+    restorer = parts.restorer(make_generator(0), n_steps)
     forming = restorer
     if polished:
         assert isinstance(restorer, PolishedRestorer)
         forming = restorer._forming
-    assert forming._n_steps == changes["iterations"] - polished
+    assert forming._n_steps == n_steps - polished
 
 
 def test_photons_weigh_image_and_kernel_alike(priors):
@@ -221,12 +161,12 @@ def test_photons_weigh_image_and_kernel_alike(priors):
     expected = NOISE.weights(data)
     assert expected.std() > 0.01
     torch.testing.assert_close(options["weights"], expected)
-    step = parts.restorer(make_generator(0)).step(kernel)
+    step = parts.restorer(make_generator(0), 6).step(kernel)
     away = model.forward(step.image, kernel) - data
     assert step.loss.item() == pytest.approx((expected * away.square()).mean().item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["line", "trajectory"])
+@pytest.mark.parametrize("family", ["line", "trajectory", "gaussian"])
 def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     config = SearchConfig(
         rounds=4,
@@ -239,12 +179,13 @@ def test_the_prior_of_the_search_has_numbers_of_its_own(priors, family):
     )
     parts, _, _ = parts_of(settings(search=config, kernel_family=family), (32, 36))
     parts.search_prior(make_generator(0))
-    rks = replace(TINY["rks"], max_sites=777)
+    rks = parts.rks if family != "gaussian" else replace(parts.rks, moves=1)
+    rks = replace(rks, max_sites=777)
     pke = replace(TINY["pke"], data_weight=0.7)
     ((*given, options),) = priors
     assert given == [family, rks, pke]
     assert isinstance(options.pop("known"), KernelSpectrum)
-    assert (options.pop("known_near") is None) is (family == "line")
+    assert (options.pop("known_near") is None) is (family != "trajectory")
     told = {"stiffness": 0.6, "profile_weight": 0.8, "memory": 0.5}
     assert options == {"whitened": True} | told
 
@@ -272,7 +213,7 @@ def test_images_of_photons_are_followed_whatever_the_spectrum_tells(priors, fami
     parts, _, _ = parts_of(settings(method="richardson-lucy", kernel_family=family))
     parts.search_prior(make_generator(0))
     ((*_, options),) = priors
-    assert options["known"] is None
+    assert options.get("known") is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
@@ -311,7 +252,7 @@ def test_photons_are_counted_in_stages(monkeypatch):
     monkeypatch.setattr(module, "CountingRestorer", lambda *arguments: made.append(arguments))
     config = RichardsonLucyConfig(strength=0.3, patience=7)
     parts, model, data = parts_of(settings(richardson_lucy=config, **COUNTING))
-    parts.restorer(make_generator(1))
+    parts.restorer(make_generator(1), 6)
     (found,) = made
     assert (found[0], *found[2:]) == (model, config, None)
     assert torch.equal(found[1].counts.sum(0), NOISE.counts(data).round())

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from napari_dkp import memory, plane
 from napari_dkp import parts as plane_parts
 from napari_dkp.config import (
     RichardsonLucyConfig,
+    RKSConfig,
+    SearchConfig,
 )
 from napari_dkp.degradation import Degradation
+from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import N_TRIALS, AiryIntervals
 from napari_dkp.parts import Parts
@@ -24,7 +28,7 @@ from napari_dkp.plan import Plan
 from napari_dkp.randomness import make_generator
 from napari_dkp.schedule import planned_steps, search_plan
 from napari_dkp.spectrum import Cutoff
-from napari_dkp.state import Stop
+from napari_dkp.state import State, Stop
 
 COUNTING = {"method": "richardson-lucy", "kernel_family": "airy"}
 
@@ -119,6 +123,7 @@ def test_who_follows_a_plan_seeks_nothing_and_comes_to_the_same_image(optics_fou
 
 
 NOISE = Noise(1e-3, 0.0)
+QUIET = Noise(1e-9, 1e-6)
 KERNEL = torch.full((5, 5), 1 / 25)
 
 
@@ -137,3 +142,56 @@ def test_memory_is_kept_while_a_plane_is_restored(monkeypatch):
     for _ in plane.fit(Parts(model, data, (0.0, 1.0), NOISE, settings().resolve())):
         assert held == [4 * 16 * math.prod(model.domain_shape)]
     assert held == []
+
+
+GAUSSIAN = {
+    "iterations": 20,
+    "search": SearchConfig(rounds=6, steps=6, channels=4),
+    "rks": RKSConfig(particles=16, every=2, updates=3),
+}
+
+
+def gaussian_states(monkeypatch, *, told: bool, **changes: object) -> list[State[torch.Tensor]]:
+    """Restore white noise, of whose spectrum it is said whether a kernel explains it."""
+    monkeypatch.setattr(KernelSpectrum, "explained", lambda *_: told)
+    resolved = settings(**(GAUSSIAN | changes)).resolve()
+    model = Degradation((32, 34), (1, 1), (5, 5))
+    data = torch.rand(1, *model.lr_shape, generator=make_generator(0))
+    return list(plane.fit(Parts(model, data, (0.0, 1.0), QUIET, resolved)))
+
+
+def test_a_gaussian_that_the_spectrum_tells_is_learnt_before_its_image_forms(monkeypatch):
+    states = gaussian_states(monkeypatch, told=True)
+    settling = [state for state in states if not state.step]
+    small, proper = states[len(settling) : len(settling) + 8], states[len(settling) + 8 :]
+    assert settling
+    assert all(state.searching for state in settling + small)
+    assert not any(state.searching for state in proper)
+    # The images of the search take their steps from the one that is handed out.
+    assert [state.step for state in small + proper] == list(range(1, 21))
+    assert {state.n_steps for state in states} == {20}
+    spectral, learnt, last = (each.kernel for each in (small[0], small[4], proper[0]))
+    assert all(torch.equal(state.kernel, spectral) for state in small[:4])
+    assert all(torch.equal(state.kernel, learnt) for state in small[4:])
+    assert all(torch.equal(state.kernel, last) for state in proper)
+    assert not torch.equal(spectral, learnt)
+    assert not torch.equal(learnt, last)
+    assert states[-1].stop is Stop.COMPLETED
+
+
+def test_of_few_steps_a_gaussian_stands_where_the_spectrum_puts_it(monkeypatch):
+    states = [each for each in gaussian_states(monkeypatch, told=True, iterations=7) if each.step]
+    assert [state.step for state in states] == list(range(1, 8))
+    assert not any(state.searching for state in states)
+    assert all(torch.equal(state.kernel, states[0].kernel) for state in states)
+
+
+def test_a_gaussian_that_the_spectrum_does_not_tell_follows_the_image_proper(monkeypatch):
+    states = [each for each in gaussian_states(monkeypatch, told=False) if each.step]
+    assert [state.step for state in states] == list(range(1, 21))
+    assert not any(state.searching for state in states)
+    # Three updates, after two steps each.
+    kernels = [states[step].kernel for step in (0, 2, 4, 6)]
+    moved = [not torch.equal(*pair) for pair in pairwise(kernels)]
+    assert moved == [True] * 3
+    assert all(torch.equal(state.kernel, kernels[-1]) for state in states[6:])

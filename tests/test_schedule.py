@@ -5,10 +5,11 @@ from tiny import settings
 
 from napari_dkp.config import (
     KernelFamilyName,
+    RKSConfig,
     SearchConfig,
     Settings,
 )
-from napari_dkp.schedule import search_plan
+from napari_dkp.schedule import planned_steps, search_plan
 from napari_dkp.search import SearchPlan
 
 
@@ -21,7 +22,40 @@ def test_motion_is_searched_on_images_of_their_own(preset, later):
     forming, judging, following = (136, 136, 90) if preset == "fast" else (150, 200, 100)
     assert plan("line") == SearchPlan(forming, 1, 1 + later, following, following // 2)
     assert plan("trajectory") == SearchPlan(judging, 2, 1 + later, following, following // 2)
-    assert plan("auto") is plan("gaussian") is None
+
+
+@pytest.mark.parametrize("family", ["auto", "gaussian"])
+@pytest.mark.parametrize(
+    ("changes", "learnt"),
+    [
+        ({"preset": "fast"}, 0),
+        ({}, 1),
+        ({"preset": "best"}, 2),
+        # At most half of the steps.
+        ({"iterations": 199}, 0),
+        ({"iterations": 200}, 1),
+        ({"preset": "best", "iterations": 399}, 1),
+        ({"search": SearchConfig(rounds=2)}, 0),
+    ],
+)
+def test_a_gaussian_is_learnt_from_few_images_within_the_steps(family, changes, learnt):
+    resolved = Settings(kernel_family=family, **changes).resolve()
+    plan = search_plan(resolved)
+    assert plan == SearchPlan(100, 1, learnt)
+    assert plan.within
+    assert planned_steps(resolved) == resolved.iterations
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "diffusion", "kernel_family": "gaussian"},
+        {"method": "dip", "kernel_family": "airy"},
+        {"rks": RKSConfig(sampler="paper")},
+    ],
+)
+def test_others_than_networks_of_photographs_have_no_search_for_a_gaussian(changes):
+    assert search_plan(Settings(**changes).resolve()) is None
 
 
 @pytest.mark.parametrize("family", ["line", "trajectory", "gaussian"])

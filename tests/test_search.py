@@ -4,14 +4,13 @@ import gc
 import math
 import weakref
 from collections.abc import Callable
-from collections.abc import Generator as Iteration
 
 import pytest
 import torch
 from torch import Tensor
 
 from napari_dkp.engine import RestorerStep
-from napari_dkp.search import Forming, KernelSearch, SearchPlan
+from napari_dkp.search import Forming, KernelSearch, SearchPlan, settling
 from napari_dkp.state import State, Stop
 
 START = torch.full((1, 4, 4), -1.0)
@@ -32,7 +31,6 @@ class Prior:
     def __init__(self, candidates: int = 0, misfits: dict[int, float] | None = None) -> None:
         self.followed: list[list[float]] = []
         self.n_candidates = candidates
-        self.on_the_way: list[float] = []
         self.misfits = misfits or {}
         self.judged: list[tuple[float, float]] = []
         self.kept: list[int] = []
@@ -42,8 +40,7 @@ class Prior:
     def remember(self) -> None:
         self.remembers_after.append(len(self.followed))
 
-    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
-        yield from map(kernel, self.on_the_way)
+    def candidates(self) -> list[Tensor]:
         return [kernel(-1 - number) for number in range(self.n_candidates)]
 
     def gradient_misfit(self, image: Tensor, under: Tensor) -> float:
@@ -113,7 +110,7 @@ def search(
 
     def states():
         searching = KernelSearch(prior, make_scout or Laboratory(), START, plan, EVERY)
-        found.append((yield from searching.run(before, n_steps)))
+        found.append((yield from searching.run(prior.candidates(), before, n_steps)))
 
     return list(states()), found[0]
 
@@ -170,10 +167,28 @@ def test_the_kernel_learns_from_whole_images_and_what_they_formed_under():
 
 
 def test_a_single_candidate_needs_no_judge():
+    prior, laboratory = Prior(candidates=1), Laboratory()
+    _, found = search(SearchPlan(6, 1, 2), prior, laboratory)
+    assert prior.kept == []
+    assert prior.judged == []
+    assert prior.learnt == [pytest.approx(pair) for pair in ((1.006, -1), (2.006, 99))]
+    assert laboratory.asked == [Forming(6)] * 2
+    assert found.mean() == 199
+
+
+def test_a_single_candidate_whose_images_diverge_is_what_there_is():
     prior = Prior(candidates=1)
-    _, found = search(SearchPlan(6, 1, 1, following=6, settled=3), prior)
-    assert prior.kept == [0]
-    assert found.mean() == 99
+    states, found = search(SearchPlan(6, 1, 2), prior, Laboratory({1: 3, 2: 3}))
+    assert prior.learnt == []
+    assert {state.stop for state in states} == {Stop.RUNNING}
+    assert found.mean() == -1
+
+
+def test_where_there_is_nothing_to_learn_a_single_candidate_is_the_kernel():
+    plan = SearchPlan(6, 1, 0)
+    states, found = search(plan, Prior(candidates=1))
+    assert (plan.n_steps, states) == (0, [])
+    assert found.mean() == -1
 
 
 @pytest.mark.parametrize(("diverging", "kept"), [({1: 2}, 1), ({2: 2}, 0)])
@@ -239,19 +254,25 @@ def test_states_are_numbered_over_all_images(candidates):
     assert all(state.searching for state in states)
 
 
-@pytest.mark.parametrize("candidates", [0, 2])
-def test_a_kernel_that_settles_takes_no_step(candidates):
-    prior = Prior(candidates)
-    prior.on_the_way = [5, 6]
-    states, _ = search(JUDGED, prior, before=7, n_steps=50)
-    assert [state.step for state in states] == [7, 7, *range(8, 8 + 24)]
-    assert [state.kernel.mean().item() for state in states[:2]] == [5, 6]
-    for state in states[:2]:
+def test_a_kernel_that_settles_takes_no_step():
+    def kernels():
+        yield from map(kernel, [5, 6])
+        return "settled"
+
+    found = []
+
+    def states():
+        found.append((yield from settling(kernels(), 7, 50, START)))
+
+    shown = list(states())
+    assert found == ["settled"]
+    assert [state.kernel.mean().item() for state in shown] == [5, 6]
+    for state in shown:
+        assert (state.step, state.n_steps) == (7, 50)
         assert state.searching
         assert state.stop is Stop.RUNNING
         assert state.image is START
         assert math.isnan(state.residual)
-        assert state.n_steps == 50
 
 
 def test_states_show_the_kernel_at_work():
@@ -334,11 +355,13 @@ def test_where_no_image_forms_there_is_no_kernel(candidates, images):
 
 # Stopping
 
+CANDIDATES = [kernel(-1), kernel(-2)]
+
 
 @pytest.mark.parametrize("stop_at", [1, 5, 6, 10])
 def test_a_search_that_is_closed_does_no_more(stop_at):
     laboratory = Laboratory()
-    states = KernelSearch(Prior(2), laboratory, START, JUDGED, EVERY).run(0, 99)
+    states = KernelSearch(Prior(2), laboratory, START, JUDGED, EVERY).run(CANDIDATES, 0, 99)
     for _ in range(stop_at):
         next(states)
     states.close()
@@ -355,7 +378,7 @@ def test_a_search_that_is_closed_lets_its_scout_go():
         made.append(weakref.ref(scout))
         return scout
 
-    states = KernelSearch(Prior(2), make_scout, START, JUDGED, EVERY).run(0, 99)
+    states = KernelSearch(Prior(2), make_scout, START, JUDGED, EVERY).run(CANDIDATES, 0, 99)
     next(states)
     gc.disable()
     try:

@@ -938,7 +938,7 @@ def test_the_search_finds_a_straight_motion_better_than_its_start(simulated):
     states = list(iter_restore(lr, **brief, kernel_size=15))
     first, found = (kernel_ncc(state.kernel, moved.numpy()) for state in (states[0], states[-1]))
     assert found > first + 0.1
-    assert found > 0.85
+    assert found > 0.8
 
 
 def test_a_known_kernel_helps(simulated):

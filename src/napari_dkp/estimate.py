@@ -33,11 +33,11 @@ from napari_dkp.parts import Parts
 from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
-    heard_sampling,
     kernel_every,
     likely_steps,
     planes_together,
     search_plan,
+    searching_sampling,
     standing_after,
     trial_steps,
 )
@@ -129,7 +129,7 @@ def estimate(
     )
     if count.spectra:
         near = replace(model, lr_shape=tuple(min(n, _LARGEST_TIMED) for n in model.lr_shape))
-        sampling = heard_sampling(settings) or settings.rks
+        sampling = searching_sampling(settings)
         blind += count.spectra * _spectrum_seconds(near, sampling, str(on))
         if count.patches:
             preparing, hearing = _edges_seconds(near, sampling, str(on))
@@ -191,21 +191,27 @@ class Counts:
         if settings.volume:
             return cls(0, 0, 0, 0, steps, USUAL_STEPS if trial_steps(settings) else 0)
         if plan := search_plan(settings):
-            counting = settings.method == "richardson-lucy"
-            of_motion = settings.kernel_family in MOTION_FAMILIES and not counting
-            settled = max(1, plan.settled)
-            followed = plan.near * _updates(plan.following, rks.every, rks.every)
-            followed += (plan.followed - plan.near) * _updates(plan.following, settled, rks.every)
-            updates = LEARNING_UPDATES * plan.learnt if of_motion else followed
-            max_sites = search.max_sites if of_motion else rks.max_sites
-            spectra, patches = _heard(settings, updates * rks.moves) if of_motion else (0, 0)
-            return cls(1, updates, max_sites, plan.n_steps, steps, 0, spectra, patches)
+            if settings.method == "richardson-lucy":
+                settled = max(1, plan.settled)
+                updates = plan.near * _updates(plan.following, rks.every, rks.every)
+                late = plan.followed - plan.near
+                updates += late * _updates(plan.following, settled, rks.every)
+                return cls(1, updates, rks.max_sites, plan.n_steps, steps)
+            updates = LEARNING_UPDATES * plan.learnt
+            spectra, patches = _heard(settings, updates * searching_sampling(settings).moves)
+            return cls(
+                min(1, plan.learnt),
+                updates,
+                search.max_sites,
+                plan.n_steps,
+                steps - plan.n_steps if plan.within else steps,
+                spectra=spectra,
+                patches=patches,
+            )
         updates = _updates(steps, 1, kernel_every(settings))
         standing = standing_after(settings)
         updates = updates if standing is None else min(updates, standing)
-        heard = heard_sampling(settings)
-        spectra, patches = _heard(settings, updates * heard.moves) if heard else (0, 0)
-        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings), spectra, patches)
+        return cls(1, updates, rks.max_sites, 0, steps, trial_steps(settings))
 
 
 def _heard(settings: Settings, moves: int) -> tuple[int, int]:
@@ -274,7 +280,7 @@ def _probe(settings: Settings, channels: int, device: str) -> _Probe:
         fresh = [prior, make_prior(generator)]
         kernel, warm_up = _timed(lambda: fresh.pop().step(None), device)
         scout = parts.scout(_PROBE_STEPS, generator)
-    restorer = parts.restorer(generator)
+    restorer = parts.restorer(generator, _PROBE_STEPS)
     saved: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import Generator as RandomGenerator
 from torch import Tensor
 
 from napari_dkp import engine, memory
-from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, DIPConfig, RKSConfig, Settings
+from napari_dkp.config import OPTICS_FAMILIES, DIPConfig, Settings
 from napari_dkp.degradation import Degradation
 from napari_dkp.device import float64_device, resolve_precision
 from napari_dkp.diffusion.loading import load
@@ -22,7 +22,7 @@ from napari_dkp.engine import TrialStep
 from napari_dkp.families import families
 from napari_dkp.gaussian_trials import try_gaussians
 from napari_dkp.kernel_edges import KernelEdges
-from napari_dkp.kernel_prior import DynamicKernelPrior, KnownKernel, StandingKernel
+from napari_dkp.kernel_prior import DynamicKernelPrior, StandingKernel
 from napari_dkp.kernel_spectrum import KernelSpectrum
 from napari_dkp.noise import Noise
 from napari_dkp.optics_trials import try_optics
@@ -36,9 +36,8 @@ from napari_dkp.restorers.photon_halves import PhotonHalves
 from napari_dkp.restorers.polish import PolishedRestorer
 from napari_dkp.restorers.richardson_lucy import RichardsonLucyRestorer
 from napari_dkp.schedule import (
-    heard_sampling,
     optics_steps,
-    own_steps,
+    searching_sampling,
     standing_after,
 )
 from napari_dkp.spectrum import Cutoff, find_cutoff, usual_cutoff
@@ -102,7 +101,6 @@ class Parts:
         self._optics = settings.optics
         self._seed = settings.seed
         self._richardson_lucy = settings.richardson_lucy
-        self.n_steps = own_steps(settings, plan)
         self._model = model
         self._data = data
         self._dealt = halves
@@ -123,6 +121,8 @@ class Parts:
         self._n_updates = standing_after(settings)
         # Of the kernel, once optics are found.
         self._width_spread: float | None = plan.width_spread if plan else None
+        # Of the restoration of planes alike; None for as many as settings ask for.
+        self._steps_alike: int | None = plan.steps if plan else None
 
     def start(self) -> Tensor:
         """Return the interpolated data on the HR frame, shape (C, *hr_shape)."""
@@ -131,24 +131,20 @@ class Parts:
     def conclude(self, restorer: Restorer, kernel: Tensor) -> None:
         """Take up what a complete restoration has led to."""
         route = restorer.route if isinstance(restorer, CountingRestorer) else None
-        steps = self.given.steps if self.given else None
-        if self._method == "diffusion" and not self.given:
-            # Those in which the kernel was sought are done for all.
-            steps = self.n_steps - (self._n_updates or 0)
         found = kernel.cpu().numpy()
-        self.plan = Plan(found, route, steps or None, self._width_spread)
+        self.plan = Plan(found, route, self._steps_alike, self._width_spread)
         self.evidence = restorer.evidence()
 
     def restorer(
-        self, generator: RandomGenerator, *, seeks: bool = True, follows: bool = False
+        self, generator: RandomGenerator, n_steps: int, *, seeks: bool = False
     ) -> Restorer:
         """Return the restorer of the image that is handed out.
 
         Parameters
         ----------
         generator : of its draws.
+        n_steps : that it takes, at most.
         seeks : whether the kernel is sought on that image.
-        follows : whether it is by that image alone.
         """
         if self._counts_photons:
             halves = self._halves(generator)
@@ -157,21 +153,23 @@ class Parts:
         if self._method == "diffusion":
             diffusion = self._load_diffusion()
             n_seeking = (self._n_updates or 0) if seeks else 0
+            # Those in which the kernel is sought are done for all.
+            self._steps_alike = n_steps - n_seeking or None
             return DiffusionRestorer(
                 self._model,
                 self._data,
                 self._bounds,
                 diffusion,
                 self._diffusion,
-                levels(diffusion, self._diffusion, self.n_steps, n_seeking),
+                levels(diffusion, self._diffusion, n_steps, n_seeking),
                 generator,
                 self._noise.variances(self._data),
             )
-        following = (self._n_updates or self.n_steps) * self.rks.every if follows else 0
+        following = (self._n_updates or n_steps) * self.rks.every if seeks else 0
         # What is alike in noise is not to be kept, and to be held to noisy samples does not help.
         noisy = self._weights is not None or self._noise_variance > 0
-        last = 0 if noisy else min(self._dip.polishing, self.n_steps // 5)
-        forming = self.n_steps - last
+        last = 0 if noisy else min(self._dip.polishing, n_steps // 5)
+        forming = n_steps - last
         dip = self._make_dip(self._heeding_noise(min(1.0, following / forming)), forming, generator)
         if not last:
             return dip
@@ -181,7 +179,7 @@ class Parts:
             self._data,
             self._bounds,
             forming,
-            self.n_steps,
+            n_steps,
             self._colours,
         )
 
@@ -204,33 +202,7 @@ class Parts:
 
     def prior(self, generator: RandomGenerator) -> engine.KernelPrior:
         """Return a fresh kernel prior for that image."""
-        return self._standing(self._make_prior(generator))
-
-    def hear(
-        self, generator: RandomGenerator
-    ) -> Iteration[Tensor, None, engine.KernelPrior | None]:
-        """Return a kernel prior that has settled on the power spectrum.
-
-        None where none is asked for, or the spectrum tells nothing.
-
-        Yields
-        ------
-        The kernel on the way, shape (*K,).
-        """
-        rks = heard_sampling(self.settings)
-        spectrum = self._spectrum() if rks else None
-        if spectrum is None:
-            return None
-        prior = self._make_prior(generator, rks, spectrum)
-        candidates = yield from prior.candidates()
-        if not candidates:
-            return None
-        if self._noise_variance >= _STRONG**2:
-            # An image that undoes some of its noise tells of a kernel too narrow.
-            return KnownKernel(candidates[0])
-        return self._standing(prior)
-
-    def _standing(self, prior: DynamicKernelPrior) -> engine.KernelPrior:
+        prior = self._make_prior(generator)
         return prior if self._n_updates is None else StandingKernel(prior, self._n_updates)
 
     def trials(
@@ -251,7 +223,7 @@ class Parts:
     def scout(
         self, n_steps: int, generator: RandomGenerator, *, partial: bool = False
     ) -> engine.ImageRestorer:
-        """Return a restorer for the search: of a motion, a small network.
+        """Return a restorer for the search: but for photons, a small network.
 
         It has no gradient prior: that would flatten the image, which narrows the kernel. In part,
         it does not see a share of the samples.
@@ -269,14 +241,15 @@ class Parts:
     def search_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
         """Return a fresh kernel prior for the search."""
         # Images of photons have noise that grows with their steps: no profile of misfits.
-        if self._counts_photons or self._family not in MOTION_FAMILIES:
+        if self._counts_photons:
             return self._make_prior(generator)
         search = self._search
+        sampling = searching_sampling(self.settings)
         return DynamicKernelPrior(
             self._model,
             self._data,
-            self._family,
-            replace(self.rks, max_sites=search.max_sites),
+            "gaussian" if self._family == "auto" else self._family,
+            replace(sampling, max_sites=search.max_sites),
             replace(self._pke, data_weight=search.data_weight),
             generator,
             whitened=True,
@@ -312,13 +285,8 @@ class Parts:
         values = finest_channels(self._dip) * math.prod(self._model.domain_shape)
         return memory.kept(_BYTES_PER_VALUE * values if on_cpu else 0)
 
-    def _make_prior(
-        self,
-        generator: RandomGenerator,
-        rks: RKSConfig | None = None,
-        known: KernelSpectrum | None = None,
-    ) -> DynamicKernelPrior:
-        rks, pke, family = rks or self.rks, self._pke, self._family
+    def _make_prior(self, generator: RandomGenerator) -> DynamicKernelPrior:
+        rks, pke, family = self.rks, self._pke, self._family
         if rks.sampler == "smc" and family == "auto":
             family = "gaussian"
         if self._counts_photons and family in OPTICS_FAMILIES:
@@ -337,7 +305,6 @@ class Parts:
             generator,
             whitened=whitened,
             weights=self._weights,
-            known=known,
         )
 
     def _spectrum(self) -> KernelSpectrum | None:
@@ -405,8 +372,6 @@ _SEEN = 1.2 / 255
 # The same where a plane is calmest: of eight photographs without noise seven lie below, and with
 # noise of 1.2 grey levels none.
 _CALM = 1.5 / 255
-# From which on images tell less of a kernel than the power spectrum alone.
-_STRONG = 3 / 255
 # Of the logarithm of a cut-off that follows from a numerical aperture and a wavelength: real
 # objectives pass less than they say.
 _STATED_SPREAD = 0.1

@@ -18,6 +18,7 @@ from napari_dkp.restorers.diffusion import DiffusionRestorer
 from napari_dkp.schedule import (
     kernel_every,
     optics_steps,
+    own_steps,
     planned_steps,
     search_plan,
     standing_after,
@@ -51,42 +52,41 @@ def _fit(parts: Parts) -> engine.StateGenerator[Tensor]:
     generator = make_generator(settings.seed)
     search = None if plan else search_plan(settings)
     tried = plan is None and trial_steps(settings) > 0
-    seeks = plan is None and search is None
     n_steps = planned_steps(settings, plan)
-    heard = None
-    if seeks:
-        heard = yield from settling(parts.hear(generator), 0, n_steps, start)
-    restorer = parts.restorer(generator, seeks=seeks, follows=seeks and heard is None)
-    left = parts.n_steps
+    left = own_steps(settings, plan)
     if plan is None:
         yield from _watched(parts.optics_trials(), 1, n_steps, start)
-    prior: engine.KernelPrior
+    prior: engine.KernelPrior | None = None
     if plan:
         prior = KnownKernel(torch.from_numpy(plan.kernel).to(start.device))
     elif settings.volume:
         sought = parts.volume_kernel(generator)
         prior = KnownKernel((yield from _watched(sought, 1, n_steps, start)))
     elif search:
-
-        def scout(forming: Forming) -> engine.ImageRestorer:
-            draws = make_generator(settings.seed) if forming.alike else generator
-            return parts.scout(forming.steps, draws, partial=forming.partial)
-
         unknown = parts.search_prior(generator)
-        finding = KernelSearch(unknown, scout, start, search, parts.rks.every)
-        found = yield from finding.run(optics_steps(settings), n_steps)
-        if found is None:
-            return
-        prior = KnownKernel(found)
-    elif tried and isinstance(restorer, DiffusionRestorer):
+        before = optics_steps(settings)
+        candidates = yield from settling(unknown.candidates(), before, n_steps, start)
+        if candidates or not search.within:
+
+            def scout(forming: Forming) -> engine.ImageRestorer:
+                draws = make_generator(settings.seed) if forming.alike else generator
+                return parts.scout(forming.steps, draws, partial=forming.partial)
+
+            finding = KernelSearch(unknown, scout, start, search, parts.rks.every)
+            found = yield from finding.run(candidates, before, n_steps)
+            if found is None:
+                return
+            prior = KnownKernel(found)
+            left -= search.n_steps if search.within else 0
+    restorer = parts.restorer(generator, left, seeks=prior is None)
+    if tried and isinstance(restorer, DiffusionRestorer):
         reached = yield from _seek_and_try(parts, restorer, start, generator)
         if reached is None:
             return
         start, settled, n_seeking = reached
         prior = KnownKernel(settled)
         left -= n_seeking
-    else:
-        prior = heard or parts.prior(generator)
+    prior = prior or parts.prior(generator)
     for state in engine.alternate(restorer, prior, start, left, kernel_every(settings)):
         if state.stop is Stop.COMPLETED:
             parts.conclude(restorer, state.kernel)

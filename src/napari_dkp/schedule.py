@@ -2,7 +2,13 @@
 
 from dataclasses import replace
 
-from napari_dkp.config import MOTION_FAMILIES, OPTICS_FAMILIES, RKSConfig, Settings
+from napari_dkp.config import (
+    MOTION_FAMILIES,
+    OPTICS_FAMILIES,
+    RKSConfig,
+    SearchConfig,
+    Settings,
+)
 from napari_dkp.gaussian_trials import most_steps
 from napari_dkp.optics_trials import N_TRIALS
 from napari_dkp.plan import Plan
@@ -14,7 +20,8 @@ def search_plan(settings: Settings) -> SearchPlan | None:
     """Return the plan of the kernel search, per plane; None where image and kernel form at once.
 
     Richardson–Lucy soon has an image, which adds noise where it goes on: it starts anew under the
-    kernel that is found.
+    kernel that is found. Restorers that know what images look like judge a Gaussian's width by
+    that.
     """
     if not (settings.rks and settings.search and settings.iterations):
         raise ValueError("settings: expected resolved settings; got some with open fields")
@@ -22,10 +29,12 @@ def search_plan(settings: Settings) -> SearchPlan | None:
         return None
     if settings.method == "richardson-lucy":
         return _COUNTING_PLAN
-    if settings.rks.sampler == "paper" or settings.kernel_family not in MOTION_FAMILIES:
+    if settings.rks.sampler == "paper" or settings.kernel_family in OPTICS_FAMILIES:
         return None
-    # The steps of a diffusion model are no measure for those of the search, which fits networks.
     diffusion = settings.method == "diffusion"
+    if settings.kernel_family not in MOTION_FAMILIES:
+        return None if diffusion else _of_gaussian(settings.search, settings.iterations)
+    # The steps of a diffusion model are no measure for those of the search, which fits networks.
     longest = 2 * settings.search.steps if diffusion else settings.iterations
     steps = min(settings.search.steps, longest)
     following = max(1, 2 * steps // 3)
@@ -37,17 +46,21 @@ def search_plan(settings: Settings) -> SearchPlan | None:
     return SearchPlan(judging, 2, n_images, following, following // 2)
 
 
-def heard_sampling(settings: Settings) -> RKSConfig | None:
-    """Return the numbers by which a Gaussian's population hears the power spectrum.
+def _of_gaussian(search: SearchConfig, n_steps: int) -> SearchPlan:
+    """Return the plan of a Gaussian's search: the power spectrum leaves it little to learn."""
+    steps = max(1, 2 * search.steps // 3)
+    return SearchPlan(steps, 1, min(search.rounds // 3, n_steps // (2 * steps)))
 
-    None where it does not: restorers that know of noise or of images judge its width by these. To
-    hear is dear, and three parameters are told by few kernels.
+
+def searching_sampling(settings: Settings) -> RKSConfig:
+    """Return the numbers of the population that a search moves.
+
+    To hear the power spectrum is dear, and a Gaussian's three parameters are told by few kernels.
     """
     assert settings.rks
-    of_gaussian = settings.kernel_family in ("auto", "gaussian") and not settings.volume
-    if not of_gaussian or settings.method != "dip" or settings.rks.sampler == "paper":
-        return None
     rks = settings.rks
+    if settings.kernel_family in MOTION_FAMILIES:
+        return rks
     return replace(rks, particles=min(rks.particles, 64), moves=min(rks.moves, 1))
 
 
@@ -103,7 +116,7 @@ def planned_steps(settings: Settings, plan: Plan | None = None) -> int:
     before = 0
     if plan is None:
         search = search_plan(settings)
-        sought = search.n_steps if search else 0
+        sought = search.n_steps if search and not search.within else 0
         before = optics_steps(settings) + sought + trial_steps(settings)
     return before + own_steps(settings, plan)
 

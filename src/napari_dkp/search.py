@@ -6,9 +6,9 @@ kernel that stands. How well it fits when it is complete tells kernels apart, an
 of its misfit: with the image at its best that is, to first order, the slope of what images reach
 under one kernel after the other. From that a kernel learns.
 
-One of which nothing is known to begin with follows images that are forming, for these tell kernels
-apart too, for a while. The images start anew several times while the kernel goes on, and some
-samples are left out of each.
+A motion of which nothing is known to begin with follows images that are forming, for these tell
+kernels apart too, for a while. The images start anew several times while the kernel goes on, and
+some samples are left out of each. A Gaussian then follows the image proper instead.
 """
 
 import math
@@ -33,18 +33,24 @@ class SearchPlan:
     Attributes
     ----------
     steps : of each image under a kernel that stands.
-    candidates : kernels there may be to begin with, under each of which an image forms.
+    candidates : kernels there may be to begin with; under each of several an image forms.
     learnt : images that the kernel learns from, that of the best candidate first.
     following : steps of each image that the kernel follows where there are no candidates. The first
-        half of them only bring the kernel near.
+        half of them only bring the kernel near. 0: it follows the image proper, from whose steps
+        those of the search are taken.
     settled : of the second half, steps after which an image informs the kernel, and kernels count.
     """
 
     steps: int
     candidates: int
     learnt: int
-    following: int
-    settled: int
+    following: int = 0
+    settled: int = 0
+
+    @property
+    def within(self) -> bool:
+        """Whether its steps are taken from those of the image proper."""
+        return self.following == 0
 
     @property
     def n_steps(self) -> int:
@@ -83,16 +89,6 @@ class SoughtKernel(KernelPrior, Protocol):
 
     def remember(self) -> None:
         """From now on, count what earlier images that it followed told."""
-
-    def candidates(self) -> Iteration[Tensor, None, list[Tensor]]:
-        """Return kernels of shape (*K,) under which to form the first images; empty, to follow.
-
-        To be asked once: the prior settles on what it knows.
-
-        Yields
-        ------
-        The kernel on the way, shape (*K,).
-        """
 
     def gradient_misfit(self, image: Tensor, kernel: Tensor) -> float:
         """Return how ill the gradients of a complete image fit, under its kernel (*K,)."""
@@ -135,23 +131,25 @@ class KernelSearch:
         self._plan = plan
         self._kernel_every = kernel_every
 
-    def run(self, before: int, n_steps: int) -> Iteration[State[Tensor], None, Tensor | None]:
-        """Search; yield states, most of an image step, and return the kernel, shape (*K,).
+    def run(
+        self, candidates: list[Tensor], before: int, n_steps: int
+    ) -> Iteration[State[Tensor], None, Tensor | None]:
+        """Search; yield a state per image step, and return the kernel, shape (*K,).
 
-        There is none where all images under candidates diverge, or without candidates all that
-        count; the last state then says so.
+        There is none where the images under several candidates all diverge, or without candidates
+        all that count; the last state then says so.
 
         States are numbered over all images and show the latest one that has formed: none is shown
-        that starts from noise. Before the first image they are of a kernel that settles.
+        that starts from noise.
 
         Parameters
         ----------
+        candidates : of the prior.
         before, n_steps : for the states, image steps that precede the search, and those with what
             follows it.
         """
         self._done, self._n_steps = before, n_steps
         kernel: Tensor | None
-        candidates = yield from settling(self._prior.candidates(), before, n_steps, self._start)
         if candidates:
             kernel = yield from self._learned(candidates)
         else:
@@ -162,18 +160,21 @@ class KernelSearch:
 
     def _learned(self, candidates: list[Tensor]) -> Iteration[State[Tensor], None, Tensor | None]:
         """Go on from the candidate whose image fits best, and learn."""
-        best, image = yield from self._judged(candidates)
-        if image is None:
-            return None
-        self._prior.keep(best)
+        best, image = 0, None
+        if len(candidates) > 1:
+            best, image = yield from self._judged(candidates)
+            if image is None:
+                return None
+            self._prior.keep(best)
         kernel = candidates[best]
-        for number in range(self._plan.learnt):
-            if number:
+        for _ in range(self._plan.learnt):
+            if image is None:
                 formed = yield from self._form(Forming(self._plan.steps), KnownKernel(kernel))
                 image = formed.image
             # One that diverges says nothing, and the next one may do better.
             if image is not None:
                 kernel = self._prior.learned(image, kernel)
+            image = None
         return kernel
 
     def _judged(

@@ -110,7 +110,7 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
         "iterations": Entry(
             "Steps",
-            "Steps per image plane, not counting the search for a kernel.",
+            "Steps per image plane, not counting the search for a motion.",
             0,
             1_000_000,
             unset=AUTOMATIC,
@@ -212,9 +212,9 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
     },
     SearchConfig: {
-        "rounds": Entry("Rounds", "Images that improve the kernel, beyond a first one.", 0),
+        "rounds": Entry("Rounds", "Images that improve a motion beyond a first one; a Gaussian has a third.", 0),
         "steps": Entry(
-            "Round length", "Steps per image under a line; under a path a third more.", 1
+            "Round length", "Steps per image under a line; a path's a third more, a Gaussian's less.", 1
         ),
         "stiffness": Entry(
             "Stiffness", "How far the kernel is held to what an image has formed under.", 0, 1

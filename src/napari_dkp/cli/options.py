@@ -110,7 +110,7 @@ class Options:
     iterations: Annotated[
         int | None,
         _option(
-            "Image steps per plane, the search for a kernel not counted.", "N", "by the preset"
+            "Image steps per plane, the search for a motion not counted.", "N", "by the preset"
         ),
     ] = None
     phase: Annotated[

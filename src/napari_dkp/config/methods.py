@@ -43,9 +43,9 @@ class RKSConfig:
         optics with Richardson–Lucy.
     draws : fresh kernels per kernel update ("paper", L of eq. 4).
     every : image steps per kernel update; of a diffusion model, each is followed by one.
-    updates : kernel updates per plane in which a Gaussian kernel is sought while the image forms;
-        from then on it stands at the mean of their last third ("smc"). With a diffusion model, for
-        half of the steps at most.
+    updates : kernel updates per plane in which a kernel of optics is sought while the image forms,
+        of photographs where their power spectra tell nothing; from then on it stands at the mean of
+        their last third ("smc"). With a diffusion model, for half of the steps at most.
     max_sites : LR samples entering the Gram statistics; larger planes are sampled on a lattice.
     gaussian_variance : eigenvalues of the Gaussian family's covariance, in planes.
     axial_width, lateral_width : sigmas of Gaussians in volumes along Z, and along Y and X, in
@@ -272,15 +272,18 @@ class DiffusionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The search for a kernel of motion, which goes before the restoration proper ("smc").
+    """The search for a photograph's kernel, which goes before the restoration proper ("smc").
 
     Parameters
     ----------
-    rounds : images, each formed from the start, that the kernel learns from, beyond a first one. Of
-        a path the first has judged the two directions that its power spectrum does not tell apart.
-    steps : image steps of those of a line; a path's have a third more. Where the spectrum tells
-        nothing the kernel follows images of two thirds, as many as take no longer. All have
-        `Settings.iterations` at most, but for the steps of a diffusion model, which are no measure.
+    rounds : images, each formed from the start, that a motion learns from, beyond a first one. Of a
+        path the first has judged the two directions that its power spectrum does not tell apart. A
+        Gaussian, which the spectrum leaves little to learn, has a third of them, rounded down, of
+        at most half of `Settings.iterations` together.
+    steps : image steps of those of a line; a path's have a third more, a Gaussian's a third less.
+        Where the spectrum tells nothing a motion follows images of two thirds, as many as take no
+        longer, and a Gaussian the image proper. All have `Settings.iterations` at most, but for the
+        steps of a diffusion model, which are no measure.
     stiffness : share of the curvature of an image's misfit that counts, as images that form anew
         take up most of what a kernel changes: the smaller, the further a kernel goes at once.
     profile_weight : of what complete images say, as `PKEConfig.data_weight` is of forming ones.

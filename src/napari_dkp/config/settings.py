@@ -58,7 +58,7 @@ class Settings:
         the volume has pixels.
     preset : fills `iterations` and the configs below where they are None. Richardson–Lucy is the
         same in all of them, with 160 steps at most.
-    iterations : image steps per plane, those of the kernel search not counted.
+    iterations : image steps per plane, those of a search for a motion not counted.
     phase : where LR samples lie on the HR grid, see `degradation`.
     boundary : "free" lets the image go on past the frame; "circular" wraps it.
     device : "auto", "cpu", "cuda", "cuda:1", "mps".
