@@ -212,9 +212,13 @@ ENTRIES: dict[type, dict[str, Entry]] = {
         ),
     },
     SearchConfig: {
-        "rounds": Entry("Rounds", "Images that improve a motion beyond a first one; a Gaussian has a third.", 0),
+        "rounds": Entry(
+            "Rounds", "Images that improve a motion, beyond a first; a Gaussian has a third.", 0
+        ),
         "steps": Entry(
-            "Round length", "Steps per image under a line; a path's a third more, a Gaussian's less.", 1
+            "Round length",
+            "Steps per image under a line; a third more for a path, less for optics.",
+            1,
         ),
         "stiffness": Entry(
             "Stiffness", "How far the kernel is held to what an image has formed under.", 0, 1
