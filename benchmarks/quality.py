@@ -25,6 +25,7 @@ _COLUMNS = {
     "kernel NCC": ("kernel NCC", 1, 3),
     "seconds": ("seconds", 1, 1),
     "steps": ("steps", 1, 0),
+    "kernel %": ("kernel share", 0.01, 1),
     "peak GiB": ("peak memory", 2**30, 2),
 }
 _GROUPS = {"main": MAIN, "ablations": ABLATIONS, "diffusion": DIFFUSION, "all": ROWS}

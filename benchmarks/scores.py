@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from skimage.io import imread
 
+from benchmarks.kernel_clock import kernel_clock
 from benchmarks.records import peak_memory
 from benchmarks.rows import Row
 from napari_dkp import metrics
@@ -62,10 +63,14 @@ def measure(folder: Path, name: str, row: Row, settings: Settings) -> dict[str, 
         cost = {"seconds": perf_counter() - began, "steps": 0}
         return score(image, triple) | cost | {"peak memory": peak_memory(device)}
     run = Run(triple.lr, settings, triple.psf if row.known_kernel else None)
-    for _ in run:
-        pass
+    with kernel_clock() as clock:
+        for _ in run:
+            pass
     result = run.result()
-    return score(result.image, triple, None if row.known_kernel else result.kernel) | {
+    figures = score(result.image, triple, None if row.known_kernel else result.kernel)
+    if not row.known_kernel and device.type == "cpu":
+        figures["kernel share"] = clock.seconds / result.seconds
+    return figures | {
         "seconds": result.seconds,
         "steps": result.steps,
         "peak memory": peak_memory(device),

@@ -36,9 +36,9 @@ from napari_dkp.device import resolve_device, resolve_precision
 from napari_dkp.diffusion.loading import load
 from napari_dkp.estimate import Counts
 from napari_dkp.noise import Noise
-from napari_dkp.parts import Parts
+from napari_dkp.parts import Parts, Restorer
 from napari_dkp.randomness import make_generator
-from napari_dkp.schedule import search_plan
+from napari_dkp.schedule import own_steps, search_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,7 +85,6 @@ def measure(settings: Settings, side: int, channels: int, repeats: int) -> dict[
     image_step = figures["image step"]
     flop_rate = _flop(replace(settings, precision="float32"), side, channels) / image_step
     return figures | {
-        "kernel share": kernel_share(settings, figures),
         "model share": model_share(settings, figures, side, channels, repeats),
         "ns per pixel": 1e9 * image_step / side**2,
         "FLOP per second": flop_rate,
@@ -99,7 +98,7 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
     device = torch.device(settings.device)
     parts = _parts(settings, side, channels)
     generator = make_generator(settings.seed)
-    restorer = parts.restorer(generator)
+    restorer = parts.restorer(generator, 10 * repeats)
     scout = parts.scout(10 * repeats, generator)
     prior = (parts.search_prior if search_plan(settings) else parts.prior)(generator)
     began = perf_counter()
@@ -117,12 +116,6 @@ def _time_steps(settings: Settings, side: int, channels: int, repeats: int) -> d
         }
 
 
-def kernel_share(settings: Settings, figures: Mapping[str, float]) -> float:
-    """Return the share of RKS and PKE, warm-up included, in the time of a whole blind run."""
-    kernel = _kernel_seconds(settings, figures)
-    return kernel / (kernel + _image_seconds(settings, figures))
-
-
 def model_share(
     settings: Settings, figures: Mapping[str, float], side: int, channels: int, repeats: int
 ) -> float | None:
@@ -131,7 +124,7 @@ def model_share(
         return None
     device = torch.device(settings.device)
     model = load(settings.diffusion, resolve_precision(settings.precision, device), device)
-    restorer = _parts(settings, side, channels).restorer(make_generator(settings.seed))
+    restorer = _restorer(settings, side, channels)
     sizes = settings.kernel_sizes(2)
     kernel = torch.full(sizes, 1 / math.prod(sizes), device=device)
     same = channels == model.channels
@@ -211,7 +204,6 @@ def tables(runs: Sequence[Run]) -> str:
                 f"{figures['search step']:.4f}",
                 f"{figures['kernel step']:.4f}",
                 f"{figures['kernel warm-up']:.2f}",
-                f"{figures['kernel share']:.1%}",
                 "–" if (share := figures.get("model share")) is None else f"{share:.1%}",
                 f"{figures['peak memory'] / 2**30:.2f}",
                 f"{figures['FLOP per second'] / 1e12:.3g}",
@@ -231,7 +223,6 @@ _COLUMNS = (
     "s per search step",
     "s per kernel step",
     "warm-up s",
-    "kernel share",
     "model share",
     "peak GiB",
     "TFLOP/s",
@@ -256,9 +247,14 @@ def _parts(settings: Settings, side: int, channels: int) -> Parts:
     return Parts(model, data, (0.0, 1.0), Noise(1e-3, 0.0), settings)
 
 
+def _restorer(settings: Settings, side: int, channels: int) -> Restorer:
+    parts = _parts(settings, side, channels)
+    return parts.restorer(make_generator(settings.seed), own_steps(settings, None))
+
+
 def _flop(settings: Settings, side: int, channels: int) -> int:
     """Count the multiplications and additions of one image step; FFTs are not counted."""
-    restorer = _parts(settings, side, channels).restorer(make_generator(settings.seed))
+    restorer = _restorer(settings, side, channels)
     sizes = settings.kernel_sizes(2)
     kernel = torch.full(sizes, 1 / math.prod(sizes), device=settings.device)
     with FlopCounterMode(display=False) as counter:

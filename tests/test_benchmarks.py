@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from tiny import TINY
 
-from napari_dkp.config import DiffusionConfig, RKSConfig, SearchConfig, Settings
+from napari_dkp.config import DiffusionConfig, Settings
 from napari_dkp.degradation import degrade
-from napari_dkp.kernel_prior import LEARNING_UPDATES
+from napari_dkp.kernel_prior import DynamicKernelPrior
 
 sys.path.append(str(Path(__file__).parents[1]))  # benchmarks are no part of the package
 
-from benchmarks import plot, quality, records, scores, speed
+from benchmarks import kernel_clock, plot, quality, records, scores, speed
 from benchmarks.rows import ABLATIONS, ROWS, Row
 from benchmarks.scores import Triple, bicubic
 
@@ -264,7 +264,6 @@ def test_speed_measures_and_plots_draw(folder, tmp_path, in_process):
     figures = run["figures"]
     assert figures["ns per pixel"] == pytest.approx(1e9 * figures["image step"] / 32**2)
     assert figures["share of peak"] > 0
-    assert 0 < figures["kernel share"] < 1
     assert figures["search step"] > 0
     arguments = ["--data", str(folder), "--rows", "bicubic", "fast", "--iterations", "2"]
     quality.main([*arguments, "--device", "cpu", "--output", str(output / "q")])
@@ -273,21 +272,51 @@ def test_speed_measures_and_plots_draw(folder, tmp_path, in_process):
     assert "<svg" in (tmp_path / "images" / "q.svg").read_text()
 
 
-def test_kernel_share_is_of_a_whole_run():
-    seconds = {"image step": 0.1, "search step": 0.05, "kernel step": 0.2, "kernel warm-up": 3.0}
-    paper = Settings(iterations=100, rks=RKSConfig(sampler="paper", every=3)).resolve()
-    # Every 3 steps from the fourth on: 33 updates.
-    assert speed.kernel_share(paper, seconds) == pytest.approx(9.6 / 19.6)
-    # A kernel of optics stands after 20 of them.
-    rks = RKSConfig(every=3, updates=20)
-    optics = Settings(iterations=100, rks=rks).resolve()
-    assert speed.kernel_share(optics, seconds) == pytest.approx(7.0 / 17.0)
-    search = SearchConfig(rounds=3, steps=20)
-    motion = Settings(iterations=100, rks=rks, search=search, kernel_family="line").resolve()
-    # The kernel learns from each of four images.
-    kernel = 3.0 + 4 * LEARNING_UPDATES * 0.2
-    image = 4 * 20 * 0.05 + 100 * 0.1
-    assert speed.kernel_share(motion, seconds) == pytest.approx(kernel / (kernel + image))
+def test_the_kernel_s_share_is_of_all_that_its_prior_does(monkeypatch):
+    """Every call takes a second, and so does whoever waits for a kernel that settles."""
+    now = [0.0]
+    monkeypatch.setattr(kernel_clock, "perf_counter", lambda: now[0])
+
+    def tick(*_):
+        now[0] += 1
+
+    def settle(*_):
+        for number in range(3):
+            tick()
+            yield number
+        tick()
+        return "settled"
+
+    for kind, name in kernel_clock._TIMED:
+        monkeypatch.setattr(kind, name, tick)
+    monkeypatch.setattr(DynamicKernelPrior, "candidates", settle)
+    seen = []
+
+    def watch():
+        found = yield from DynamicKernelPrior.candidates(None)
+        seen.append(found)
+
+    with kernel_clock.kernel_clock() as clock:
+        for number in watch():
+            seen.append(number)
+            tick()
+        assert clock.seconds == 4
+        for kind, name in kernel_clock._TIMED:
+            getattr(kind, name)(None)
+    assert seen == [0, 1, 2, "settled"]
+    assert clock.seconds == 4 + len(kernel_clock._TIMED)
+    DynamicKernelPrior.step(None)
+    assert clock.seconds == 4 + len(kernel_clock._TIMED)
+
+
+@pytest.mark.parametrize(("row", "counted"), [("fast", True), ("non-blind", False)])
+def test_the_kernel_s_share_is_told_of_blind_runs(folder, row, counted):
+    protocol = Triple.load(folder, "one").protocol
+    settings = ROWS[row].settings(**protocol, iterations=2, device="cpu")
+    figures = scores.measure(folder, "one", ROWS[row], settings)
+    assert ("kernel share" in figures) is counted
+    if counted:
+        assert 0 < figures["kernel share"] < 1
 
 
 def test_peak_memory_is_that_of_a_fresh_process():
