@@ -70,7 +70,7 @@ ABLATIONS = {
         pke={"data_weight": 0.0}, search={"data_weight": 0.0, "profile_weight": 0.0}
     ),
     "kernel never stands": Row(rks={"updates": 10**6}),
-    "motion: first images only": Row(search={"rounds": 0}),
+    "no rounds of search": Row(search={"rounds": 0}),
     "motion: images take up nothing": Row(search={"stiffness": 1.0}),
     "squared distance": Row(pke={"distance": "squared"}),
     "published network": Row(dip={"network": "published"}),
