@@ -175,6 +175,15 @@ def test_a_plane_with_too_few_places_has_no_calm_ones(shape):
     assert in_calm_places(np.random.default_rng(0).random(shape)) == np.inf
 
 
+def test_a_drawing_is_calm():
+    plane = np.full((1, 80, 80), 0.3)
+    plane[:, 5:9, 5:9] = 1.0
+    plane[:, 70:74, 70:74] = 0.0
+    plane[:, 20:60, 20:30] = 0.7123
+    plane[:, 40, 5:70] = 0.913
+    assert in_calm_places(plane) == pytest.approx(0, abs=1e-6)
+
+
 def test_a_constant_plane_has_no_calm_places():
     assert in_calm_places(np.full((1, 40, 40), 7)) == np.inf
 

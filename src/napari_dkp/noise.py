@@ -195,7 +195,8 @@ def in_calm_places(plane: np.ndarray) -> float:
     place = (1, *(_PLACE for _ in axes))
     extreme = (plane == plane.min(axes, keepdims=True)) | (plane == plane.max(axes, keepdims=True))
     n_extreme = uniform_filter(extreme.astype(np.float64), place) * _PLACE ** len(axes)
-    variance = uniform_filter(_rough(plane) ** 2, place)
+    # Sums that run over a plane leave rounding where it is flat, of either sign.
+    variance = uniform_filter(_rough(plane) ** 2, place).clip(min=0)
     border = 2 + _PLACE // 2
     inside = (slice(None), *(slice(border, -border) for _ in axes))
     variances = variance[inside][n_extreme[inside] < 1.5]
